@@ -158,22 +158,32 @@ def _unknown(what: str, found: Any, known: list[Any]) -> str:
 # Durations carry their unit, so that a recipe reads like the paper: "500k steps", "300 epochs".
 
 _SCALES = {"": 1.0, "k": 1e3, "M": 1e6}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([kM]?)\s*(steps?|epochs?|images?)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kM]?)\s*(step|epoch|image)s?|(%) of the run)")
 
 
-def duration_in_images(text: str, batch_size: int, epoch_size: int | None) -> int:
-    """Images seen in a duration such as "500k steps", "300 epochs" or "12M images".
+def duration_in_images(
+    text: str, batch_size: int, epoch_size: int | None, total: int | None = None
+) -> int:
+    """Images seen in a duration: "500k steps", "300 epochs", "12M images" or "20% of the run".
 
     `batch_size` counts images per optimiser step; `epoch_size` images per epoch, None when the
-    data set is not known. Raises ValueError for another form, or for epochs without a size.
+    data set is not known; `total` the whole run's images, None where a share makes no sense.
+    Raises ValueError for another form, or for a unit whose size is not known.
     """
     match = _DURATION.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"expected a duration such as '500k steps', found '{text}'")
+        raise ValueError(
+            "expected a duration such as '500k steps', '300 epochs', '12M images' or "
+            f"'20% of the run', found '{text}'"
+        )
+    if match[4]:
+        if total is None:
+            raise ValueError(f"expected a duration of its own, found the share '{text}'")
+        return round(float(match[1]) / 100 * total)
     number = float(match[1]) * _SCALES[match[2]]
-    if match[3].startswith("step"):
+    if match[3] == "step":
         return round(number) * batch_size
-    if match[3].startswith("image"):
+    if match[3] == "image":
         return round(number)
     if epoch_size is None:
         raise ValueError(f"'{text}' needs a data set: its size is not known here")

@@ -1,0 +1,1 @@
+"""Frozen pretrained networks that losses and metrics look through."""

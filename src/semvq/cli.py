@@ -1,0 +1,147 @@
+"""The command line: parsing only. What a command does is in `commands.py`, imported when it runs,
+
+so that `--help` needs no torch. A user's mistake ends with exit code 2 and one line.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EPILOG = "Start with: semvq demo        Your own photos: semvq train fruit_phase1 --data PATH"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the command `semvq`."""
+    options = parser().parse_args(arguments)
+    from semvq import commands
+
+    try:
+        status = getattr(commands, options.command)(options)
+    except (ValueError, OSError) as error:
+        line = " ".join(str(error).split())
+        print(f"semvq: error: {line}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(status or 0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar of the command line."""
+    top = argparse.ArgumentParser(
+        prog="semvq",
+        description="Train SeQ-GAN tokenizers and the transformers that learn their codes.",
+        epilog=EPILOG,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _demo(commands)
+    _train(commands)
+    _encode(commands)
+    _reconstruct(commands)
+    _sample(commands)
+    _probe(commands)
+    _recipes(commands)
+    _assets(commands)
+    return top
+
+
+def _demo(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("demo", help="the whole path on packaged photos, on a CPU")
+    p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (%(default)s)")
+    p.add_argument(
+        "--minutes",
+        type=float,
+        default=9.0,
+        help="length of the whole run in minutes of a 2-core laptop (%(default)s)",
+    )
+    p.add_argument("--seed", type=int, default=0)
+    _device(p)
+
+
+def _train(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("train", help="train a recipe; run it again to go on where it stopped")
+    p.add_argument("recipe", help="a name that `semvq recipes` prints, or FILE.py:FUNCTION")
+    p.add_argument("--data", type=Path, help="images: folder, folder of classes, or tar file(s)")
+    p.add_argument("--val", type=Path, help="held-out images (default: a share of --data)")
+    p.add_argument("--tokens", type=Path, help="token cache that `semvq encode` made")
+    p.add_argument("--upstream", type=Path, help="run to start from (default: beside --out)")
+    p.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
+    p.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change the recipe, e.g. --set loop.batch_size=64; repeat for more",
+    )
+    p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
+    p.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    _device(p)
+
+
+def _encode(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("encode", help="turn images into a token cache")
+    _run(p, "tokenizer run")
+    p.add_argument("--data", type=Path, required=True, help="images, as for train")
+    p.add_argument("--val", type=Path, help="held-out images (default: a share of --data)")
+    p.add_argument("--views", type=int, default=2, help="entries per image: flips and crops (%(default)s)")  # fmt: skip
+    p.add_argument("--out", type=Path, required=True, help="folder of the token cache")
+    _device(p)
+
+
+def _reconstruct(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("reconstruct", help="images through a tokenizer and back")
+    _run(p, "tokenizer run")
+    p.add_argument("images", type=Path, nargs="+", help="image files")
+    p.add_argument("--out", type=Path, default=Path("reconstruction.png"), help="(%(default)s)")
+    _device(p)
+
+
+def _sample(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("sample", help="generate images with an AR or NAR run")
+    _run(p, "AR or NAR run")
+    p.add_argument("--num", type=int, default=16, help="how many (%(default)s)")
+    p.add_argument("--class", dest="label", help="class name or number (default: all in turn)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
+    p.add_argument("--temperature", type=float, default=1.0)
+    p.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 is off")
+    p.add_argument("--top-k", type=int, help="AR: keep the k likeliest codes")
+    p.add_argument("--top-p", type=float, help="AR: keep codes up to this probability mass")
+    p.add_argument("--steps", type=int, help="NAR: sampling steps")
+    p.add_argument("--choice-temperature", type=float, help="NAR: noise on what is kept")
+    p.add_argument("--batch-size", type=int, default=64)
+    p.add_argument("--out", type=Path, default=Path("samples"), help="folder (%(default)s)")
+    _device(p)
+
+
+def _probe(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("probe", help="what an AR transformer predicts given the true context")
+    _run(p, "AR run")
+    p.add_argument("--data", type=Path, required=True, help="images, as for train")
+    p.add_argument("--num", type=int, default=8, help="images to show (%(default)s)")
+    p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
+    p.add_argument("--out", type=Path, default=Path("probe.png"), help="(%(default)s)")
+    p.add_argument("--json", action="store_true", help="print the figures as JSON")
+    _device(p)
+
+
+def _recipes(commands: argparse._SubParsersAction) -> None:
+    commands.add_parser("recipes", help="list the recipes")
+    p = commands.add_parser("describe", help="a recipe's parameters, grid, upstream and cost")
+    p.add_argument("recipe", help="a name that `semvq recipes` prints, or FILE.py:FUNCTION")
+    p.add_argument("--json", action="store_true")
+
+
+def _assets(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("assets", help="pretrained weights: list them, fetch them")
+    p.add_argument("action", choices=["list", "fetch"])
+    p.add_argument("names", nargs="*", help="which to fetch (default: those the demo needs)")
+
+
+def _run(p: argparse.ArgumentParser, what: str) -> None:
+    p.add_argument("run", type=Path, help=f"folder of a {what}")
+    p.add_argument("--code", type=Path, help="Python file with your own classes, if the run has any")
+
+
+def _device(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")

@@ -1,0 +1,227 @@
+"""What each command does: load, call the library, write files, print a few lines."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from semvq import assets as weights
+from semvq.config import from_dict, to_dict, with_overrides
+from semvq.data.images import ImageSet, eval_batches, image_grid, load_image, to_float, to_uint8
+from semvq.data.images import DataConfig
+from semvq.probe.panels import panel
+from semvq.probe.teacher_forcing import predict
+from semvq.recipes import RECIPES, find_recipe, import_file
+from semvq.recipes.describe import describe as describe_recipe
+from semvq.runs import open_generator, open_tokenizer
+from semvq.training.generator_task import encode_images
+from semvq.training.recipe import Recipe
+from semvq.training.runs import train_recipe
+
+
+def demo(options: Namespace) -> int:
+    """`semvq demo`: see `semvq.demo.story`."""
+    from semvq.demo.story import run_demo
+
+    return run_demo(options.out, minutes=options.minutes, seed=options.seed, device=options.device)
+
+
+def train(options: Namespace) -> int:
+    """`semvq train`: exit code 128 + signal when stopped early."""
+    recipe = with_overrides(find_recipe(options.recipe), options.overrides)
+    recipe = from_dict(Recipe, to_dict(recipe))  # every value checked against its type
+    folder = options.out or Path("runs") / recipe.name
+    stopped = train_recipe(
+        recipe,
+        folder,
+        data=options.data,
+        val=options.val,
+        tokens=options.tokens,
+        upstream=options.upstream,
+        num_workers=options.workers,
+        tensorboard=options.tensorboard,
+        device=options.device,
+    )
+    if stopped is not None:
+        return 128 + stopped
+    print(f"finished: {folder}")
+    return 0
+
+
+def encode(options: Namespace) -> None:
+    """`semvq encode`: write `OUT/train` and `OUT/val`."""
+    _import_code(options)
+    tokenizer = open_tokenizer(options.run, _device(options))
+    config = DataConfig(
+        resolution=tokenizer.config.resolution, min_crop=0.8, random_position=True, flip=True
+    )
+    encode_images(
+        tokenizer, options.data, options.val, options.out, config, options.views, say_progress
+    )
+    print(f"token cache: {options.out} (code space {tokenizer.code_space_hash()[:16]})")
+
+
+def reconstruct(options: Namespace) -> None:
+    """`semvq reconstruct`: originals above reconstructions, as one PNG."""
+    _import_code(options)
+    device = _device(options)
+    tokenizer = open_tokenizer(options.run, device)
+    config = DataConfig(resolution=tokenizer.config.resolution)
+    images = torch.stack([load_image(path, config) for path in options.images])
+    images = to_float(images).to(device)
+    with torch.no_grad():
+        reconstruction = tokenizer.decode(tokenizer.encode(images))
+    _write(image_grid(torch.cat([images, reconstruction]), columns=len(images)), options.out)
+
+
+def sample(options: Namespace) -> None:
+    """`semvq sample`: a folder of PNG files and `grid.png`."""
+    _import_code(options)
+    device = _device(options)
+    generator, tokenizer, names = open_generator(options.run, options.decoder, device)
+    classes = _classes(options.label, options.num, names, generator.config.num_classes)
+    names_of = ("temperature", "guidance", "top_k", "top_p", "steps", "choice_temperature")
+    chosen = {k: v for k in names_of if (v := getattr(options, k)) is not None}
+    images: list[Tensor] = []
+    starts = range(0, options.num, options.batch_size)
+    for start in track(starts, "sampling", console=Console(stderr=True)):
+        num = min(options.batch_size, options.num - start)
+        labels = None if classes is None else classes[start : start + num].to(device)
+        with torch.no_grad():
+            codes = generator.sample(num, labels, options.seed, first_index=start, **chosen)
+            images.append(tokenizer.decode(codes).float().cpu())
+    pixels = torch.cat(images)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(pixels):
+        _save_png(image, options.out / f"{index:06d}.png")
+    _write(image_grid(pixels, columns=8), options.out / "grid.png")
+
+
+def probe(options: Namespace) -> None:
+    """`semvq probe`: the visualisation pipeline of Sec. 3.2 on some images."""
+    _import_code(options)
+    device = _device(options)
+    generator, tokenizer, names = open_generator(options.run, options.decoder, device)
+    if not generator.causal:
+        raise ValueError(f"{options.run}: expected an AR run, found a NAR one; its context is not causal")
+    image_set = ImageSet.open(options.data)
+    if generator.config.num_classes and image_set.classes != tuple(names):
+        raise ValueError(
+            f"{options.data}: expected the classes {', '.join(names)}; "
+            f"found {', '.join(image_set.classes)}"
+        )
+    config = DataConfig(resolution=tokenizer.config.resolution)
+    batch = next(iter(eval_batches(image_set.spread(options.num), config, options.num)))
+    images = to_float(batch["image"]).to(device)
+    classes = batch["label"].to(device) if generator.config.num_classes else None
+    with torch.no_grad():
+        codes = tokenizer.encode(images)
+        found = predict(generator, codes, classes)
+        _write(panel(images, tokenizer.decode(codes), tokenizer.decode(found.codes), found), options.out)
+    figures = {
+        "top1_accuracy": float(found.correct.float().mean()),
+        "cross_entropy": float(found.cross_entropy.mean()),
+        "num_images": len(images),
+    }
+    print(json.dumps(figures) if options.json else _sentence(figures))
+
+
+def recipes(options: Namespace) -> None:
+    """`semvq recipes`: names with one line each."""
+    table = Table("recipe", "what it trains", "starts from", box=None)
+    for make in RECIPES:
+        recipe = make()
+        table.add_row(recipe.name, recipe.summary, recipe.upstream or "–")
+    Console().print(table)
+
+
+def describe(options: Namespace) -> None:
+    """`semvq describe`: counts and costs, without data or memory."""
+    facts = describe_recipe(find_recipe(options.recipe))
+    if options.json:
+        print(json.dumps(facts, indent=1))
+        return
+    table = Table("", options.recipe, box=None)
+    for key, value in facts.items():
+        for name, entry in value.items() if isinstance(value, dict) else [("", value)]:
+            shown = f"{entry:,}" if isinstance(entry, int) else str(entry)
+            table.add_row(f"{key} {name}".strip(), shown)
+    Console().print(table)
+
+
+def assets(options: Namespace) -> None:
+    """`semvq assets list|fetch`."""
+    if options.action == "fetch":
+        from semvq.demo.story import DEMO_ASSETS
+
+        for name in options.names or DEMO_ASSETS:
+            print(weights.fetch(name, say_progress))
+        return
+    table = Table("asset", "MB", "here", "licence", "sources", box=None)
+    for asset in weights.ASSETS:
+        here = "yes" if weights.is_cached(asset.name) else "no"
+        sources = "\n".join(f"{s.describe()}\nsha256 {s.sha256}" for s in asset.sources)
+        table.add_row(asset.name, f"{asset.size / 1e6:.0f}", here, asset.licence, sources)
+    Console().print(table)
+
+
+def say_progress(title: str, done: int, total: int) -> None:
+    """A single moving line on the terminal; nothing elsewhere but the last."""
+    if sys.stderr.isatty() or done >= total:
+        end = "\n" if done >= total else ""
+        print(f"\r{title}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+def _import_code(options: Namespace) -> None:
+    if options.code:
+        import_file(options.code)
+
+
+def _device(options: Namespace) -> torch.device:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: expected a CUDA device, found none; use --device cpu")
+    if options.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(options.device)
+
+
+def _classes(label: str | None, num: int, names: tuple[str, ...], num_classes: int) -> Tensor | None:
+    """Class numbers of `num` samples; None for an unconditional generator."""
+    if not num_classes:
+        if label is not None:
+            raise ValueError(f"--class: this generator has no classes, found '{label}'")
+        return None
+    if label is None:
+        return torch.arange(num) % num_classes
+    if label in names:
+        return torch.full((num,), names.index(label))
+    if label.isdigit() and int(label) < num_classes:
+        return torch.full((num,), int(label))
+    raise ValueError(
+        f"--class: expected a name among {', '.join(names)} or a number below {num_classes}, "
+        f"found '{label}'"
+    )
+
+
+def _write(grid: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save_png(grid, path)
+    print(path)
+
+
+def _save_png(image: Tensor, path: Path) -> None:
+    Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(path)
+
+
+def _sentence(figures: dict) -> str:
+    return (
+        f"top-1 accuracy {figures['top1_accuracy']:.3f}, cross-entropy "
+        f"{figures['cross_entropy']:.3f} nats per code, over {figures['num_images']} images"
+    )

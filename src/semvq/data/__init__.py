@@ -1,0 +1,1 @@
+"""Images and token caches as streams that depend on the seed and the position only."""

@@ -1,0 +1,1 @@
+"""`semvq demo`: the whole path on packaged photos, as one readable story."""

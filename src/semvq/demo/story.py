@@ -1,0 +1,131 @@
+"""The demo: five trainings, samples, the visualisation, figures and a report, in order.
+
+Every stage is an ordinary run folder, so an interrupted demo goes on where it stopped.
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+
+from semvq import assets
+from semvq.demo.figures import collect
+from semvq.demo.page import write_page
+from semvq.photos import fruit
+from semvq.recipes.fruit import (
+    REFERENCE_MINUTES,
+    fruit_ar,
+    fruit_nar,
+    fruit_phase1,
+    fruit_phase2,
+    fruit_phase2_control,
+)
+from semvq.training.checkpoint import write_atomically
+from semvq.training.recipe import Recipe
+from semvq.training.runs import train_recipe
+
+DEMO_ASSETS = ("vgg16", "lpips-linear", "efficientnet-lite0", "mobilenet-v2")
+STAGES = (
+    ("tokenizer, phase 1: semantics", fruit_phase1),
+    ("tokenizer, phase 2: details", fruit_phase2),
+    ("control: phase 2 without attention", fruit_phase2_control),
+    ("AR transformer", fruit_ar),
+    ("NAR transformer", fruit_nar),
+)
+
+
+def run_demo(out: Path, *, minutes: float, seed: int, device: str) -> int:
+    """Train, sample, judge and report into `out`; returns the exit code."""
+    if not 0.1 <= minutes <= 100_000:
+        raise ValueError(f"--minutes: expected a number from 0.1 up, found {minutes}")
+    fetch_assets()
+    train_photos, val_photos = fruit()
+    out.mkdir(parents=True, exist_ok=True)
+    for number, (title, make) in enumerate(STAGES, 1):
+        recipe = scaled(make(), minutes / REFERENCE_MINUTES, seed)
+        began = time.monotonic()
+        stopped = train_recipe(
+            recipe,
+            out / recipe.name,
+            data=train_photos,
+            val=val_photos,
+            device=device,
+            title=f"{number}/{len(STAGES)} {title}",
+        )
+        _note_time(out, recipe.name, time.monotonic() - began)
+        if stopped is not None:
+            return 128 + stopped
+
+    began = time.monotonic()
+    print("sampling, measuring and drawing …", file=sys.stderr)
+    metrics, pictures = collect(out, val_photos, device=_device(device), seed=seed)
+    _note_time(out, "sampling and figures", time.monotonic() - began)
+    metrics["seconds"] = _times(out)
+    metrics["seed"], metrics["minutes"] = seed, minutes
+    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_page(out, metrics, pictures)
+    _say_where_to_look(out)
+    return 0
+
+
+def scaled(recipe: Recipe, factor: float, seed: int) -> Recipe:
+    """`recipe` for `factor` times as many images; shares of the run scale along."""
+    number, unit = recipe.loop.duration.split()
+    assert unit == "images", "demo recipes count images"
+    steps = max(2, round(int(number) * factor / recipe.loop.batch_size))
+    duration = f"{steps * recipe.loop.batch_size} images"
+    return replace(recipe, loop=replace(recipe.loop, duration=duration, seed=seed))
+
+
+def fetch_assets() -> None:
+    """Say what is missing and how large it is, then fetch it with a bar for each file."""
+    missing = assets.missing(DEMO_ASSETS)
+    if not missing:
+        return
+    total = sum(file.size for file in missing)
+    print(
+        f"fetching pretrained weights once, {total / 1e6:.0f} MB in {len(missing)} files, "
+        f"into {assets.cache_folder()}",
+        file=sys.stderr,
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns) as progress:
+        for file in missing:
+            bar = progress.add_task(", ".join(file.assets), total=file.size)
+
+            def move(name: str, done: int, size: int, bar: TaskID = bar) -> None:
+                progress.update(bar, completed=done, total=size)
+
+            assets.fetch(file.assets[0], move)
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _times(out: Path) -> dict[str, float]:
+    path = out / "seconds.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _note_time(out: Path, name: str, seconds: float) -> None:
+    """Add to a stage's seconds: an interrupted stage counts all its parts."""
+    times = _times(out)
+    times[name] = round(times.get(name, 0.0) + seconds, 1)
+    write_atomically(out / "seconds.json", json.dumps(times, indent=1) + "\n")
+
+
+def _say_where_to_look(out: Path) -> None:
+    print(
+        f"\nDone. Open {out / 'report.html'} (figures: {out / 'metrics.json'}).\n"
+        "Next:\n"
+        f"  semvq sample {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --class Granny-Smith\n"
+        f"  semvq probe {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --data YOUR_PHOTOS\n"
+        "  semvq train fruit_phase1 --data YOUR_PHOTOS    (semvq recipes lists the others)"
+    )

@@ -1,0 +1,1 @@
+"""Judging trained models: figures that need pretrained networks or whole protocols."""

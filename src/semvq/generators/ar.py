@@ -1,0 +1,127 @@
+"""Autoregressive transformer over codes (Sec. 3.1): the GPT of VQGAN, in raster order.
+
+Pre-norm blocks with biases, GELU, learned positions, a final norm and an untied head. The first
+position takes the class (nothing when unconditional or dropped), so there is no start token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semvq.generators.base import Generator, GeneratorConfig, Logs
+from semvq.generators.blocks import KVCache, PreNormBlock, initialize
+from semvq.generators.noise import Noise
+from semvq.generators.sampling import guided, sample_ar
+
+
+@dataclass(frozen=True)
+class ARConfig(GeneratorConfig):
+    """A causal transformer; see `GeneratorConfig`."""
+
+    def build(self) -> "ARTransformer":
+        """The transformer, freshly initialised from torch's global generator."""
+        return ARTransformer(self)
+
+
+class ARTransformer(Generator):
+    """p(codes) as a product over raster positions, each given the codes before it."""
+
+    causal = True
+
+    def __init__(self, config: ARConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.codes = nn.Embedding(config.num_codes, width)
+        self.classes = nn.Embedding(config.num_classes, width) if config.num_classes else None
+        self.positions = nn.Embedding(config.length, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            PreNormBlock(width, config.num_heads, config.dropout) for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.num_codes, bias=False)
+        initialize(self, truncate=False)
+
+    def forward(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Logits (B, N, K) of int64 codes (B, N): those at i depend on the codes before i alone.
+
+        N may be anything up to h * w. classes int64 (B,); None is for an unconditional generator,
+        or one with dropped classes.
+        """
+        classes = self.resolve_classes(classes, len(codes))
+        x = torch.cat([self._start(classes, len(codes)), self.codes(codes[:, :-1])], dim=1)
+        x = self.dropout(x + self.positions.weight[: codes.shape[1]])
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    def _start(self, classes: Tensor | None, num: int) -> Tensor:
+        """Input (num, 1, width) of the first position, before its position is added."""
+        if self.classes is None or classes is None:
+            return self.positions.weight.new_zeros(num, 1, self.config.width)
+        known = (classes >= 0).unsqueeze(1)
+        return (self.classes(classes.clamp(min=0)) * known).unsqueeze(1)
+
+    def training_loss(self, codes: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Logs]:
+        """Mean cross-entropy in nats per code; see `Generator.training_loss`."""
+        codes = self.flat(codes)
+        classes = self.drop_classes(self.resolve_classes(classes, len(codes)))
+        logits = self(codes, classes).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+        with torch.no_grad():
+            top1 = (logits.argmax(-1) == codes).float().mean()
+        return loss, {"cross_entropy": loss.detach(), "top1_accuracy": top1}
+
+    def _evaluation_loss(self, codes: Tensor, classes: Tensor | None) -> Tensor:
+        logits = self(codes, classes).float()
+        return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+    def new_cache(self, num: int) -> KVCache:
+        """An empty cache for `step` on `num` samples."""
+        return KVCache(self.config.num_layers, num, self.config.length)
+
+    def step(
+        self, previous: Tensor | None, cache: KVCache, classes: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, K) of the next position, from the one before and the cache; moves it on.
+
+        At position 0 `previous` is None and `classes` (B,) count, as `resolve_classes` gives
+        them; later `previous` holds int64 codes (B,). Equals `forward` at that position.
+        """
+        assert cache.position < cache.length, "the cache is full"
+        if previous is None:
+            assert cache.position == 0, "previous codes are missing"
+            x = self._start(classes, cache.num)
+        else:
+            x = self.codes(previous).unsqueeze(1)
+        x = x + self.positions.weight[cache.position]
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache, layer)
+        cache.position += 1
+        return self.head(self.norm(x)).squeeze(1)
+
+    def _stepper(self, classes: Tensor | None, num: int) -> Callable[[Tensor | None], Tensor]:
+        cache = self.new_cache(num)
+        return lambda previous: self.step(previous, cache, classes)
+
+    def _draw(
+        self,
+        noise: Noise,
+        classes: Tensor | None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        num = len(noise.indices)
+        step = self._stepper(classes, num)
+        if guidance != 1.0:
+            other = self._stepper(self.without_classes(num, guidance), num)
+            step = guided(step, other, guidance)
+        return sample_ar(
+            step, self.config.length, noise, temperature=temperature, top_k=top_k, top_p=top_p
+        )

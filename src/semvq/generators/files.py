@@ -1,0 +1,102 @@
+"""A generator on disk: `model.safetensors` and `config.json` in one folder, written atomically.
+
+No pickle is ever read; keys and shapes are checked before a byte of the weights is loaded.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from semvq.config import from_dict, to_dict
+from semvq.generators import ar, nar  # noqa: F401  (their configurations are found by name)
+from semvq.generators.base import Generator, GeneratorConfig
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_generator(generator: Generator, folder: Path, extra: dict[str, Any]) -> None:
+    """Write both files into `folder`, made if absent; each one appears whole or not at all.
+
+    `extra` is JSON-ready and comes back as `load_generator(folder).extra`: the code-space hash, the
+    names of the classes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {n: t.detach().cpu().contiguous() for n, t in generator.state_dict().items()}
+    description = {"generator": to_dict(generator.config), "extra": extra}
+    text = json.dumps(description, indent=2) + "\n"
+    weights = folder / f"{WEIGHTS}.part"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    config = folder / f"{CONFIG}.part"
+    config.write_text(text, encoding="utf-8")
+    for part in (weights, config):
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(part.with_suffix(""))
+
+
+def load_generator(folder: Path | str) -> Generator:
+    """The generator saved in `folder`, on the CPU, in eval mode.
+
+    Raises ValueError for files that are not a generator's, or keys and shapes that do not fit the
+    configuration; FileNotFoundError where there is no such file.
+    """
+    folder = Path(folder)
+    description = _read_description(folder / CONFIG)
+    config = from_dict(GeneratorConfig, description["generator"], f"{folder / CONFIG}: generator")
+    # Shapes are compared on the meta device, so a damaged file cannot make us allocate.
+    with torch.device("meta"):
+        generator = config.build()
+    expected = {n: tuple(t.shape) for n, t in generator.state_dict().items()}
+    tensors = _read_tensors(folder / WEIGHTS, expected)
+    generator.load_state_dict(tensors, strict=True, assign=True)
+    generator.extra = description.get("extra", {})
+    return generator.requires_grad_(True).eval()
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a generator's {CONFIG}, found no such file")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found something else ({error})") from None
+    if not isinstance(description, dict) or "generator" not in description:
+        raise ValueError(
+            f"{path}: expected a generator's configuration, found none; is it another run?"
+        )
+    return description
+
+
+def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a generator's weights, found no such file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            _compare(path, expected, found)
+            return {name: file.get_tensor(name).float() for name in expected}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a whole safetensors file ({error})") from None
+
+
+def _compare(
+    path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+) -> None:
+    missing, unknown = sorted(expected.keys() - found), sorted(found.keys() - expected)
+    if missing:
+        raise ValueError(
+            f"{path}: expected a tensor '{missing[0]}', found none ({len(missing)} missing)"
+        )
+    if unknown:
+        raise ValueError(f"{path}: found an unknown tensor '{unknown[0]}' ({len(unknown)} unknown)")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ValueError(f"{path}: {name}: expected shape {shape}, found {found[name]}")

@@ -1,0 +1,62 @@
+"""Pure figures on images and codes; they know tensors only.
+
+Reconstruction: PSNR. Codes: usage, perplexity, unigram entropies (the floor a transformer must
+beat). Metrics that need a pretrained network live beside that network's loss or protocol.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB per image; both (B, 3, H, W), range [-1, 1], clamped."""
+    error = (reconstruction.clamp(-1, 1) - images).float().square().flatten(1).mean(1)
+    return 10 * torch.log10(4.0 / error.clamp_min(1e-12))
+
+
+def code_counts(codes: Tensor, num_codes: int) -> Tensor:
+    """How often each of `num_codes` codes occurs in `codes` (any shape); int64 (num_codes,)."""
+    return torch.bincount(codes.flatten(), minlength=num_codes)
+
+
+def code_usage(codes: Tensor, num_codes: int) -> float:
+    """Share of the codebook that occurs in `codes` at all, in [0, 1]."""
+    return float((code_counts(codes, num_codes) > 0).float().mean())
+
+
+def entropy(counts: Tensor) -> float:
+    """Plug-in entropy of a histogram in nats; exp of it is the perplexity."""
+    share = counts.double() / counts.sum().clamp_min(1)
+    return float(-(share * share.clamp_min(1e-300).log()).sum())
+
+
+def unigram_entropy(codes: Tensor, num_codes: int) -> float:
+    """Entropy in nats per code of the codes' own marginal: no model that ignores context beats it.
+
+    The plug-in estimate is biased low on few codes, which makes the bar higher, never lower.
+    """
+    return entropy(code_counts(codes, num_codes))
+
+
+def class_unigram_entropy(codes: Tensor, classes: Tensor, num_codes: int) -> float:
+    """As `unigram_entropy`, with one marginal per class: codes (N, ...), classes (N,)."""
+    total = 0.0
+    for label in classes.unique():
+        share = codes[classes == label]
+        total += share.numel() * unigram_entropy(share, num_codes)
+    return total / codes.numel()
+
+
+def unigram_cross_entropy(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
+    """Nats per code that a unigram model of `train_codes` (add-one smoothed) pays on `codes`."""
+    model = (code_counts(train_codes, num_codes) + 1).double()
+    log_share = (model / model.sum()).log()
+    counts = code_counts(codes, num_codes).double()
+    return float(-(counts * log_share).sum() / counts.sum())
+
+
+def perplexity(codes: Tensor, num_codes: int) -> float:
+    """exp of the unigram entropy: how many codes are in effective use."""
+    return math.exp(unigram_entropy(codes, num_codes))

@@ -1,0 +1,142 @@
+"""The demo's path on the packaged fruit photos: small enough for two CPU cores.
+
+It follows the paper's method at a hundredth of its size; every number below was chosen by runs
+that EXPERIMENTS.md records.
+"""
+
+from semvq.data.images import DataConfig
+from semvq.generators.ar import ARConfig
+from semvq.generators.nar import NARConfig
+from semvq.losses.discriminators import PatchGANConfig
+from semvq.losses.perceptual import PerceptualConfig
+from semvq.recipes.base import decoder_phase
+from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.quantize import VectorQuantizerConfig
+from semvq.training.generator_task import GeneratorTaskConfig
+from semvq.training.loop import LoopConfig
+from semvq.training.optim import OptimConfig
+from semvq.training.recipe import Recipe
+from semvq.training.tokenizer_task import AdversarialConfig, TokenizerTaskConfig
+
+REFERENCE_MINUTES = 9.0  # what the durations below take together, on two cores
+
+RESOLUTION = 48
+GRID = 12
+NUM_CODES = 512
+NUM_CLASSES = 14
+DATA = DataConfig(resolution=RESOLUTION, min_crop=0.8, random_position=True, flip=True)
+
+
+def fruit_phase1() -> Recipe:
+    """Phase 1 (Sec. 3.4): the whole tokenizer, alpha = 1, perceptual layers balanced (D5)."""
+    return Recipe(
+        name="fruit_phase1",
+        summary="demo tokenizer, phase 1: semantic compression (alpha 1)",
+        task=TokenizerTaskConfig(
+            tokenizer=TokenizerConfig(
+                resolution=RESOLUTION,
+                channels=32,
+                multipliers=(1, 2, 2),
+                blocks_per_level=1,
+                middle_blocks=1,
+                quantizer=VectorQuantizerConfig(num_codes=NUM_CODES, code_dim=32),
+            ),
+            data=DATA,
+            optim=OptimConfig(
+                learning_rate=1e-3, warmup="2% of the run", schedule="cosine", clip_norm=1.0
+            ),
+            perceptual=PerceptualConfig(
+                alpha=1.0, form="balanced", weight=0.5, vgg_size=None,
+                logits_from="efficientnet-lite0", logits_size=None,
+            ),  # fmt: skip
+            adversarial=AdversarialConfig(
+                discriminator=PatchGANConfig(channels=32, num_layers=2),
+                optim=OptimConfig(learning_rate=1e-3, beta1=0.5, beta2=0.99),
+                objective="hinge",
+                weight=0.1,
+                start="60% of the run",
+                warmup="10% of the run",
+                ramp="10% of the run",
+            ),
+        ),
+        loop=LoopConfig(
+            duration="7000 images",
+            batch_size=16,
+            ema_decay=0.99,
+            log_every="2% of the run",
+            evaluate_every="10% of the run",
+            save_every="10% of the run",
+        ),
+    )
+
+
+def fruit_phase2() -> Recipe:
+    """Phase 2 (Sec. 3.4): codes frozen, attention decoder, alpha = 0."""
+    return decoder_phase(
+        fruit_phase1(),
+        name="fruit_phase2",
+        summary="demo tokenizer, phase 2: details, attention decoder (alpha 0)",
+        duration="3000 images",
+        learning_rate=5e-4,
+        attention_pairs=1,
+    )
+
+
+def fruit_phase2_control() -> Recipe:
+    """As phase 2 on equally many images, without attention: what the attention itself brings."""
+    return decoder_phase(
+        fruit_phase1(),
+        name="fruit_phase2_control",
+        summary="demo control: phase 2 without attention",
+        duration="3000 images",
+        learning_rate=5e-4,
+        attention_pairs=0,
+    )
+
+
+TRANSFORMER_OPTIM = OptimConfig(
+    learning_rate=1e-3,
+    beta2=0.95,
+    weight_decay=0.05,
+    warmup="5% of the run",
+    schedule="cosine",
+    clip_norm=1.0,
+)
+TRANSFORMER_LOOP = LoopConfig(
+    duration="10000 images",
+    batch_size=32,
+    ema_decay=0.99,
+    log_every="2% of the run",
+    evaluate_every="10% of the run",
+    save_every="10% of the run",
+)
+
+
+def fruit_ar() -> Recipe:
+    """AR transformer on the phase-1 codes, class-conditional."""
+    model = ARConfig(
+        num_layers=6, width=192, num_heads=6, dropout=0.1, num_codes=NUM_CODES,
+        grid_height=GRID, grid_width=GRID, num_classes=NUM_CLASSES,
+    )  # fmt: skip
+    return Recipe(
+        name="fruit_ar",
+        summary="demo AR transformer, class-conditional",
+        task=GeneratorTaskConfig(model, TRANSFORMER_OPTIM, DATA, num_views=10),
+        loop=TRANSFORMER_LOOP,
+        upstream="fruit_phase1",
+    )
+
+
+def fruit_nar() -> Recipe:
+    """NAR transformer on the phase-1 codes, class-conditional."""
+    model = NARConfig(
+        num_layers=6, width=192, num_heads=6, dropout=0.1, num_codes=NUM_CODES,
+        grid_height=GRID, grid_width=GRID, num_classes=NUM_CLASSES,
+    )  # fmt: skip
+    return Recipe(
+        name="fruit_nar",
+        summary="demo NAR transformer (MaskGIT), class-conditional",
+        task=GeneratorTaskConfig(model, TRANSFORMER_OPTIM, DATA, num_views=10),
+        loop=TRANSFORMER_LOOP,
+        upstream="fruit_phase1",
+    )

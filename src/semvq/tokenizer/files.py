@@ -1,0 +1,140 @@
+"""Saving and loading a tokenizer: `model.safetensors` and `config.json` in one folder.
+
+Only safetensors and JSON are ever read, so a file from a stranger can be wrong but not run code.
+Names and shapes are checked against the file's header before any memory is taken.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from semvq.config import from_dict, to_dict
+from semvq.tokenizer.model import Tokenizer, TokenizerConfig
+
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_FORMAT = "semvq tokenizer 1"
+_KEYS = ("format", "config", "code_space_hash", "weights_sha256", "extra")
+
+
+def save_tokenizer(
+    tokenizer: Tokenizer, folder: Path | str, extra: dict[str, Any] | None = None
+) -> None:
+    """Write the tokenizer and the JSON-ready facts `extra` (recipe, class names, …) to `folder`.
+
+    Each file is written beside its place and renamed, so that a reader never meets a half.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tokenizer.state_dict().items()}
+    _replace(folder / _WEIGHTS, lambda path: save_file(tensors, path))
+    record = {
+        "format": _FORMAT,
+        "config": to_dict(tokenizer.config),
+        "code_space_hash": tokenizer.code_space_hash(),
+        "weights_sha256": _sha256(folder / _WEIGHTS),
+        "extra": extra or {},
+    }
+    text = json.dumps(record, indent=2) + "\n"
+    _replace(folder / _CONFIG, lambda path: path.write_text(text))
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """Read back what `save_tokenizer` wrote, on the CPU and in evaluation mode.
+
+    `folder` may also be the path of its `model.safetensors`. Raises FileNotFoundError where a
+    file is missing and ValueError for a broken file, unknown keys, or tensors that do not fit.
+    """
+    folder = _folder(folder)
+    record = _read_record(folder / _CONFIG)
+    config = from_dict(TokenizerConfig, record["config"], f"{folder / _CONFIG}: config")
+    weights = folder / _WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(f"expected {weights}, found no such file")
+    with torch.device("meta"):
+        expected = config.build().state_dict()
+    check_tensors(weights, expected)
+    if _sha256(weights) != record["weights_sha256"]:
+        raise ValueError(
+            f"{weights}: expected sha256 {record['weights_sha256'][:16]} as in {_CONFIG}, found "
+            f"{_sha256(weights)[:16]}; the file is damaged or belongs to another tokenizer"
+        )
+    with torch.random.fork_rng(devices=[]):
+        tokenizer = config.build()
+    tokenizer.load_state_dict(load_file(weights))
+    if (found := tokenizer.code_space_hash()) != record["code_space_hash"]:
+        raise ValueError(
+            f"{folder}: expected code space {record['code_space_hash'][:16]} as in {_CONFIG}, "
+            f"found {found[:16]}; {_CONFIG} was changed after it was written"
+        )
+    return tokenizer.eval()
+
+
+def tokenizer_extra(folder: Path | str) -> dict[str, Any]:
+    """The `extra` facts that were saved with a tokenizer."""
+    return _read_record(_folder(folder) / _CONFIG)["extra"]
+
+
+def check_tensors(path: Path, expected: dict[str, Tensor]) -> None:
+    """Raise ValueError unless a safetensors file holds exactly these names and shapes."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: expected a safetensors file, found {error}") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    missing, unknown = sorted(wanted.keys() - names), sorted(names - wanted.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"{path}: expected the tensors of its configuration, found "
+            f"{len(missing)} missing ({', '.join(missing[:3])}) and "
+            f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
+        )
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            raise ValueError(f"{path}: expected {name} of shape {shape}, found {shapes[name]}")
+
+
+def _folder(path: Path | str) -> Path:
+    path = Path(path)
+    return path.parent if path.name == _WEIGHTS else path
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected {path}, found no such file; a tokenizer is a folder with {_CONFIG} and "
+            f"{_WEIGHTS}"
+        )
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found {error}") from error
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise ValueError(f"{path}: expected format '{_FORMAT}', found {found!r}")
+    if sorted(record) != sorted(_KEYS):
+        raise ValueError(f"{path}: expected keys {sorted(_KEYS)}, found {sorted(record)}")
+    return record
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,256 @@
+"""The one training loop: resume, accumulate, guard, step, average, report, save.
+
+It counts images seen, knows players and turns, and never asks which training it runs.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor
+
+from semvq.config import Config, duration_in_images
+from semvq.data.images import stream, to_uint8
+from semvq.training.checkpoint import load_newest, save_checkpoint
+from semvq.training.journal import Journal
+from semvq.training.optim import learning_rate
+from semvq.training.state import TrainingState, seed_step
+from semvq.training.task import Player, Task
+
+
+@dataclass(frozen=True)
+class LoopConfig(Config):
+    """How long and how often; durations carry units ("500k steps", "300 epochs", "12M images").
+
+    `batch_size` images per optimiser step are worked off in `accumulate` equal parts.
+    """
+
+    duration: str
+    batch_size: int
+    accumulate: int = 1
+    seed: int = 0
+    ema_decay: float = 0.999
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    deterministic: bool = False  # on CUDA: bitwise repeatable kernels, slower
+    log_every: str = "50 steps"
+    evaluate_every: str = "5k steps"
+    save_every: str = "5k steps"
+    keep_checkpoints: int = 2
+    max_skipped_in_a_row: int = 10
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"expected a batch size divisible by accumulate {self.accumulate}, "
+                f"found {self.batch_size}"
+            )
+
+
+class NonFiniteLoss(ValueError):
+    """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+def train(
+    fabric: Fabric,
+    task: Task,
+    config: LoopConfig,
+    folder: Path,
+    *,
+    title: str,
+    headline: tuple[str, ...],
+    num_workers: int = 0,
+    tensorboard: bool = False,
+) -> int | None:
+    """Train `task` to the end of `config.duration`, going on from `folder/checkpoints`.
+
+    Returns None when done, or the number of the signal that stopped it (a checkpoint is saved).
+    Raises NonFiniteLoss, BrokenCheckpoint, and ValueError when the checkpoint is of another run.
+    """
+
+    total = duration_in_images(config.duration, config.batch_size, task.epoch_size)
+
+    def images(duration: str) -> int:
+        return duration_in_images(duration, config.batch_size, task.epoch_size, total)
+
+    log_every = images(config.log_every)
+    evaluate_every, save_every = images(config.evaluate_every), images(config.save_every)
+    warmups = {p.name: images(p.optim.warmup) for p in task.players}
+    state = TrainingState(task, config.ema_decay)
+
+    with Journal(folder, title, total, headline, tensorboard) as journal, _signals() as signals:
+        # resume, or initialise from data
+        found = load_newest(folder / "checkpoints")
+        if found:
+            tensors, scalars, refused = found
+            for line in refused:
+                journal.say(f"passed over {line}")
+            state.load(tensors, scalars)
+            journal.say(f"{title}: going on after {state.images_seen} images")
+        else:
+            seed_step(config.seed, -1)
+            with fabric.autocast():
+                task.start(_batches(task, 0, config, fabric, num_workers))
+        journal.resume(state.images_seen)
+
+        batches = _batches(task, state.images_seen, config, fabric, num_workers)
+        named: set[str] = set()
+
+        while state.images_seen < total:
+            # accumulate gradients of every player; nothing moves yet
+            seed_step(config.seed, state.step)
+            losses: list[Tensor] = []
+            ids: list[int] = []
+            for _ in range(config.accumulate):
+                batch = next(batches)
+                ids += batch["index"].tolist()
+                _name_bad_images(batch, named, journal)
+                with fabric.autocast():
+                    for turn in task.turns(batch, state.images_seen):
+                        fabric.backward(turn.loss / config.accumulate)
+                        losses.append(turn.loss.detach())
+                        state.note(turn.logs)
+
+            # guard: one look at all losses and gradient norms; then everybody steps, or nobody
+            norms = {p.name: _gradient_norm(p) for p in task.players}
+            finite = bool(torch.isfinite(torch.stack([*losses, *norms.values()])).all())
+            if finite:
+                for player in task.players:
+                    _clip(player, norms[player.name])
+                    rate = learning_rate(
+                        player.optim, state.images_seen, warmups[player.name], total
+                    )
+                    for group in state.optimizers[player.name].param_groups:
+                        group["lr"] = rate
+                    state.optimizers[player.name].step()
+                for average in state.averages.values():
+                    average.update(state.step + 1)
+                state.skipped_in_a_row = 0
+            else:
+                state.skipped += 1
+                state.skipped_in_a_row += 1
+                journal.say(
+                    f"step {state.step}: loss or gradient is not finite; nothing was updated "
+                    f"(images {_some(ids)})"
+                )
+            for player in task.players:
+                player.module.zero_grad(set_to_none=True)
+            if state.skipped_in_a_row >= config.max_skipped_in_a_row:
+                raise NonFiniteLoss(
+                    f"{state.skipped_in_a_row} steps in a row had a loss or gradient that is not "
+                    f"finite, the last on images {_some(ids)}; the weights are those before them. "
+                    "Lower the learning rate or the GAN weight, or look at these images"
+                )
+
+            # the clock
+            before = state.images_seen
+            state.step += 1
+            state.images_seen += config.batch_size
+            last = state.images_seen >= total
+            journal.advance(min(state.images_seen, total))
+
+            # report and save when due
+            if last or _due(before, state.images_seen, log_every):
+                values = state.close_window() | task.gauges()
+                values |= {f"norm/{k}": float(v) for k, v in norms.items()}
+                journal.log(state.images_seen, values | {"skipped": float(state.skipped)})
+            if last or _due(before, state.images_seen, evaluate_every):
+                _report(task, state, journal, folder, fabric)
+            if last or signals or _due(before, state.images_seen, save_every):
+                # the export first: a kill between the two repeats the last steps, no more
+                with _averaged(state):
+                    task.export(folder)
+                save_checkpoint(
+                    folder / "checkpoints",
+                    state.images_seen,
+                    state.tensors(),
+                    state.scalars(),
+                    config.keep_checkpoints,
+                )
+            if signals and not last:
+                journal.say(f"{title}: stopped and saved after {state.images_seen} images; "
+                            "run the same command again to go on")  # fmt: skip
+                return signals[0]
+    return None
+
+
+def _batches(
+    task: Task, start: int, config: LoopConfig, fabric: Fabric, num_workers: int
+) -> Iterator[dict[str, Any]]:
+    """Micro-batches on the device, from stream position `start` on."""
+    size = config.batch_size // config.accumulate
+    for batch in stream(task.dataset, start, size, num_workers):
+        yield fabric.to_device(batch)
+
+
+def _report(
+    task: Task, state: TrainingState, journal: Journal, folder: Path, fabric: Fabric
+) -> None:
+    """Held-out figures and a picture, with the averaged weights."""
+    with _averaged(state), torch.no_grad(), fabric.autocast():
+        values = {f"val/{k}": v for k, v in task.evaluate()}
+        grid = task.pictures()
+    journal.log(state.images_seen, values)
+    if grid is not None:
+        (folder / "samples").mkdir(exist_ok=True)
+        pixels = to_uint8(grid).permute(1, 2, 0).cpu().numpy()
+        Image.fromarray(pixels).save(folder / "samples" / f"{state.images_seen:012d}.png")
+
+
+@contextmanager
+def _averaged(state: TrainingState) -> Iterator[None]:
+    with ExitStack() as stack:
+        for average in state.averages.values():
+            stack.enter_context(average.applied())
+        yield
+
+
+def _gradient_norm(player: Player) -> Tensor:
+    grads = [p.grad for p in player.parameters().values() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+
+
+def _clip(player: Player, norm: Tensor) -> None:
+    if player.optim.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(
+            player.parameters().values(), player.optim.clip_norm, norm
+        )
+
+
+def _due(before: int, now: int, every: int) -> bool:
+    return now // max(1, every) > before // max(1, every)
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:8])) + (" …" if len(ids) > 8 else "")
+
+
+def _name_bad_images(batch: dict[str, Any], named: set[str], journal: Journal) -> None:
+    for path in batch.get("bad", ()):
+        if path not in named:
+            named.add(path)
+            journal.say(f"skipped an unreadable image: {path} ({len(named)} so far)")
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The list fills when SIGINT or SIGTERM asks to stop; a second one acts as usual."""
+    asked: list[int] = []
+    previous = {}
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,155 @@
+"""Run folders: what a recipe leaves behind, where its upstream is found, and how it is started.
+
+recipe.json (resolved, hashed) · log.jsonl · checkpoints/ · model.safetensors + config.json ·
+samples/ · finished (once it is).
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from semvq.config import config_hash, differences, from_dict, to_dict
+from semvq.training.checkpoint import write_atomically
+from semvq.training.loop import train
+from semvq.training.recipe import Recipe
+from semvq.training.task import Setting
+
+HEADLINE = ("loss/l1", "psnr", "usage", "loss", "val/psnr", "val/usage", "val/cross_entropy")
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def train_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    val: Path | None = None,
+    tokens: Path | None = None,
+    upstream: Path | None = None,
+    num_workers: int = 0,
+    tensorboard: bool = False,
+    device: str = "auto",
+    title: str | None = None,
+) -> int | None:
+    """Train `recipe` in `folder`, or go on where it stopped; see `loop.train` for the result.
+
+    Raises ValueError or FileNotFoundError with one line: expected, found, what to do.
+    """
+    if (folder / "finished").exists() and (folder / "model.safetensors").exists():
+        _check_same(recipe, folder)
+        return None
+    for path in (data, val, tokens):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{path}: expected a file or folder, found nothing there")
+    found_upstream = find_upstream(recipe, folder, upstream)
+    _prepare(recipe, folder)
+
+    fabric = _engine(recipe, device)
+    torch.manual_seed(recipe.loop.seed)  # initial weights
+    setting = Setting(
+        folder=folder,
+        data=data,
+        val=val,
+        tokens=tokens,
+        upstream=found_upstream,
+        device=fabric.device,
+        seed=recipe.loop.seed,
+        batch_size=recipe.loop.batch_size,
+        duration=recipe.loop.duration,
+    )
+    stopped = train(
+        fabric,
+        recipe.task.open(setting),
+        recipe.loop,
+        folder,
+        title=title or recipe.name,
+        headline=HEADLINE,
+        num_workers=num_workers,
+        tensorboard=tensorboard,
+    )
+    if stopped is None:
+        write_atomically(folder / "finished", config_hash(recipe) + "\n")
+    return stopped
+
+
+def find_upstream(recipe: Recipe, folder: Path, given: Path | None) -> Path | None:
+    """The finished run that `recipe.upstream` names: `given`, or the sibling folder of that name.
+
+    Raises FileNotFoundError naming the command that makes it.
+    """
+    if recipe.upstream is None:
+        if given is not None:
+            raise ValueError(f"--upstream: recipe {recipe.name} starts from nothing, found {given}")
+        return None
+    run = given or folder.parent / recipe.upstream
+    make = f"semvq train {recipe.upstream} --data PATH --out {run}"
+    if not (run / "model.safetensors").exists():
+        raise FileNotFoundError(
+            f"{run}: expected a finished run of recipe {recipe.upstream}, found none; "
+            f"make it with: {make}, or point to one with --upstream"
+        )
+    if (run / "checkpoints").exists() and not (run / "finished").exists():
+        raise FileNotFoundError(
+            f"{run}: expected a finished run, found one that stopped early; go on with: {make}"
+        )
+    return run
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The resolved recipe a run folder was made with."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder}: expected a run folder with recipe.json, found none")
+    return from_dict(Recipe, _read_json(path)["recipe"], str(path))
+
+
+def _prepare(recipe: Recipe, folder: Path) -> None:
+    """Make the run folder, or make sure that the one there is of this very recipe."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder to write to, found a file")
+    if (folder / "recipe.json").exists():
+        _check_same(recipe, folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"hash": config_hash(recipe), "torch": torch.__version__, "recipe": to_dict(recipe)}
+    write_atomically(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
+
+
+def _check_same(recipe: Recipe, folder: Path) -> None:
+    before = read_recipe(folder)
+    if before != recipe:
+        changes = differences(before, recipe)
+        more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+        raise ValueError(
+            f"{folder} holds a run of another configuration: {changes[0]}{more}; "
+            "give the original one to resume, or another --out to start afresh"
+        )
+
+
+def _engine(recipe: Recipe, device: str) -> Fabric:
+    """Lightning Fabric on one device: precision and placement."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"expected one process, found WORLD_SIZE={os.environ['WORLD_SIZE']}; training over "
+            "many processes is not supported yet: start without torchrun"
+        )
+    precision = recipe.loop.precision
+    if precision == "auto":
+        on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        precision = "bf16" if on_cuda else "fp32"
+    if recipe.loop.deterministic:
+        torch.use_deterministic_algorithms(True)
+    fabric = Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision])
+    fabric.launch()
+    return fabric
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected JSON, found something else ({error})") from error

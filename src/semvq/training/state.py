@@ -1,0 +1,98 @@
+"""Everything that changes while a run trains, and how it becomes a checkpoint and comes back."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semvq.training.optim import WeightAverage, load_optimizer_tensors, optimizer_tensors
+from semvq.training.task import Task
+
+
+class TrainingState:
+    """Modules, optimisers, averages and counters of one run.
+
+    There is no random state in it: every step seeds its own (see `seed_step`), so a step's
+    randomness is a function of (seed, step) and a resumed run draws what an unbroken one would.
+    """
+
+    def __init__(self, task: Task, ema_decay: float) -> None:
+        self.task = task
+        self.optimizers = {p.name: p.optim.build(p.parameters()) for p in task.players}
+        self.averages = {
+            p.name: WeightAverage(p.parameters(), ema_decay) for p in task.players if p.averaged
+        }
+        self.step = 0
+        self.images_seen = 0
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        # (sum, count) of every logged scalar since the last log line; here because a resumed run
+        # must log what an unbroken one would
+        self.window: dict[str, Tensor] = {}
+
+    def note(self, logs: dict[str, Tensor]) -> None:
+        """Add scalars to the log window, without waiting for the device."""
+        for key, value in logs.items():
+            pair = torch.stack([value.detach().float(), torch.ones_like(value, dtype=torch.float)])
+            self.window[key] = self.window[key] + pair if key in self.window else pair
+
+    def close_window(self) -> dict[str, float]:
+        """Means over the log window, which starts anew."""
+        means = {k: float(pair[0] / pair[1]) for k, pair in self.window.items()}
+        self.window = {}
+        return means
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor a resumed run needs, by flat name."""
+        out: dict[str, Tensor] = {}
+        for player in self.task.players:
+            name = player.name
+            out |= {f"module.{name}.{k}": v for k, v in player.module.state_dict().items()}
+            optim = optimizer_tensors(self.optimizers[name])
+            out |= {f"optim.{name}.{k}": v for k, v in optim.items()}
+            if name in self.averages:
+                average = self.averages[name].average
+                out |= {f"average.{name}.{k}": v for k, v in average.items()}
+        out |= {f"window.{k}": v for k, v in self.window.items()}
+        return out | {f"task.{k}": v for k, v in self.task.state().items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """The counters, and the facts that must hold on resume."""
+        return {
+            "step": self.step,
+            "images_seen": self.images_seen,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "identity": self.task.identity(),
+        }
+
+    def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Take back a checkpoint. ValueError names any fact that differs from this run's."""
+        for key, own in self.task.identity().items():
+            found = scalars["identity"].get(key)
+            if found != own:
+                raise ValueError(
+                    f"cannot resume: the checkpoint was made with {key} {found}, this run has "
+                    f"{own}; give the original one, or another --out to start afresh"
+                )
+        for player in self.task.players:
+            name = player.name
+            player.module.load_state_dict(_under(tensors, f"module.{name}."))
+            load_optimizer_tensors(self.optimizers[name], _under(tensors, f"optim.{name}."))
+            if name in self.averages:
+                average = self.averages[name].average
+                for key, value in _under(tensors, f"average.{name}.").items():
+                    average[key].copy_(value)
+        self.window = _under(tensors, "window.")
+        self.task.load_state(_under(tensors, "task."))
+        self.step, self.images_seen = scalars["step"], scalars["images_seen"]
+        self.skipped, self.skipped_in_a_row = scalars["skipped"], scalars["skipped_in_a_row"]
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one step; the two are mixed so that neighbouring seeds share no step."""
+    torch.manual_seed((seed * 0x9E3779B1 + step * 0x85EBCA77 + 0x165667B1) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

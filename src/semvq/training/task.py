@@ -1,0 +1,118 @@
+"""The seam between the one loop and the four trainings: tasks and their players.
+
+A task owns the models, the data and the losses of one training; a player is a part of it with an
+optimiser of its own (a tokenizer has an autoencoder and a discriminator, a generator is alone).
+The loop never asks which task it runs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from semvq.config import Config
+from semvq.training.optim import OptimConfig
+
+Logs = dict[str, Tensor]
+
+
+@dataclass
+class Player:
+    """A module with an optimiser of its own; only its parameters that require grad move."""
+
+    name: str
+    module: nn.Module
+    optim: OptimConfig
+    averaged: bool = True  # whether an EMA of the weights is kept, evaluated and exported
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by name."""
+        return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+
+
+class Turn(NamedTuple):
+    """One player's share of a step: a scalar loss to minimise and named scalars to log."""
+
+    player: str
+    loss: Tensor
+    logs: Logs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a task finds its inputs; paths are None where the command line names none."""
+
+    folder: Path
+    data: Path | None
+    val: Path | None
+    tokens: Path | None
+    upstream: Path | None
+    device: torch.device
+    seed: int
+    batch_size: int
+    duration: str
+
+
+class Task(ABC):
+    """What the loop needs to know of a training."""
+
+    players: list[Player]
+    dataset: Dataset
+    epoch_size: int
+    num_val: int
+
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """Named facts (data, code space) that must be the same when a run is resumed."""
+
+    @abstractmethod
+    def turns(self, batch: dict[str, Any], images_seen: int) -> Iterator[Turn]:
+        """Yield one `Turn` per moving player; the loop runs its backward before asking on."""
+
+    @abstractmethod
+    def evaluate(self) -> Iterator[tuple[str, float]]:
+        """Figures on the held-out data, with the weights as they stand."""
+
+    def gauges(self) -> dict[str, float]:
+        """Figures since the last log line; asked for only when one is due, as they may wait for
+
+        the device.
+        """
+        return {}
+
+    @abstractmethod
+    def pictures(self) -> Tensor | None:
+        """An image grid, float in [-1, 1], (3, H, W), of how training goes; or None."""
+
+    @abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write `model.safetensors` and `config.json` for inference into `folder`."""
+
+    def start(self, batches: Iterator[dict[str, Any]]) -> None:  # noqa: B027
+        """Initialise from data once, before the first step (codebook, loss scales)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors beyond modules and optimisers that a resumed run needs."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave, in place."""
+        own = self.state()
+        if own.keys() != state.keys():
+            raise ValueError(f"expected task state {sorted(own)}, found {sorted(state)}")
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+@dataclass(frozen=True)
+class TaskConfig(Config):
+    """Base of the task configurations; `open` loads what the task needs and returns it."""
+
+    def open(self, setting: Setting) -> Task:
+        """Build the task; raises ValueError or FileNotFoundError on missing input."""
+        raise NotImplementedError
