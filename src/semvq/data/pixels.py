@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 50_000_000
@@ -39,10 +39,14 @@ def decode(data: bytes, name: str) -> np.ndarray:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(_rgb(image))
+    except UnidentifiedImageError:
+        # Pillow's own message holds a memory address: no two would be equal
+        kinds = ", ".join(_FORMATS)
+        reason = f"expected {kinds}, found {data[:8]!r}…" if data else "the file is empty"
+        raise BadImageError(f"{name}: {reason}") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more
     except Exception as error:
-        reason = f"{len(data)} bytes, {error}" if data else "the file is empty"
-        raise BadImageError(f"{name}: {reason}") from error
+        raise BadImageError(f"{name}: {error}") from error
 
 
 def _check_size(width: int, height: int) -> None:

@@ -103,11 +103,12 @@ def train(
 
         while state.images_seen < total:
             # accumulate gradients of every player; nothing moves yet
-            seed_step(config.seed, state.step)
             losses: list[Tensor] = []
             ids: list[int] = []
-            for _ in range(config.accumulate):
+            for part in range(config.accumulate):
                 batch = next(batches)
+                # after the batch was fetched: starting a loader draws random numbers too
+                seed_step(config.seed, state.step * config.accumulate + part)
                 ids += batch["index"].tolist()
                 _name_bad_images(batch, named, journal)
                 with fabric.autocast():

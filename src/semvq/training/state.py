@@ -12,8 +12,8 @@ from semvq.training.task import Task
 class TrainingState:
     """Modules, optimisers, averages and counters of one run.
 
-    There is no random state in it: every step seeds its own (see `seed_step`), so a step's
-    randomness is a function of (seed, step) and a resumed run draws what an unbroken one would.
+    There is no random state in it: every micro-batch seeds its own (see `seed_step`), so what it
+    draws is a function of (seed, its number) and a resumed run draws what an unbroken one would.
     """
 
     def __init__(self, task: Task, ema_decay: float) -> None:
@@ -90,7 +90,7 @@ class TrainingState:
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one step; the two are mixed so that neighbouring seeds share no step."""
+    """Seed torch for one micro-batch; mixed, so that neighbouring seeds share none."""
     torch.manual_seed((seed * 0x9E3779B1 + step * 0x85EBCA77 + 0x165667B1) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
