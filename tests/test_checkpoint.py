@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from semvq.training.checkpoint import (
-    BrokenCheckpoint,
+    CheckpointError,
     checkpoints,
     load_checkpoint,
     load_newest,
@@ -42,7 +42,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_older_one_used(tmp_path
         (newest / file).write_bytes(data[:-5])
     else:
         (newest / file).unlink()
-    with pytest.raises(BrokenCheckpoint, match="000000000008"):
+    with pytest.raises(CheckpointError, match="000000000008"):
         load_checkpoint(newest)
     _, scalars, refused = load_newest(tmp_path)
     assert scalars == {"step": 4}
@@ -53,7 +53,7 @@ def test_nothing_whole_left_is_an_error_and_nothing_at_all_is_none(tmp_path):
     assert load_newest(tmp_path / "absent") is None
     only = save_checkpoint(tmp_path, 4, TENSORS, {}, keep=2)
     (only / "scalars.json").unlink()
-    with pytest.raises(BrokenCheckpoint, match="no whole checkpoint is left"):
+    with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
         load_newest(tmp_path)
 
 

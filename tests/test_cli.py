@@ -7,7 +7,17 @@ import pytest
 
 from semvq.cli import main, parser
 
-COMMANDS = ("demo", "train", "encode", "reconstruct", "sample", "probe", "recipes", "describe", "assets")
+COMMANDS = (
+    "demo",
+    "train",
+    "encode",
+    "reconstruct",
+    "sample",
+    "probe",
+    "recipes",
+    "describe",
+    "assets",
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

@@ -17,11 +17,11 @@ from semvq.data.images import stream
 from semvq.tokenizer.files import load_tokenizer
 from semvq.training.checkpoint import checkpoints, load_checkpoint
 from semvq.training.journal import read_log
-from semvq.training.loop import NonFiniteLoss
+from semvq.training.loop import NonFiniteError
 from semvq.training.optim import OptimConfig, WeightAverage, learning_rate
 from semvq.training.runs import train_recipe
 from semvq.training.tokenizer_task import TokenizerTask
-from tests.toy import ADAM, TOYS, photos, toy_generator, toy_phase1, toy_phase2
+from tests.toy import TOYS, photos, toy_generator, toy_phase1, toy_phase2
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_nan_updates_nothing_and_n_in_a_row_abort(tmp_path, data, monkeypatch, c
 
     recipe = toy_phase1(duration="20 steps", save_every="1 step", max_skipped_in_a_row=3)
     monkeypatch.setattr(TokenizerTask, "turns", poisoned)
-    with pytest.raises(NonFiniteLoss, match="3 steps in a row.*images"):
+    with pytest.raises(NonFiniteError, match="3 steps in a row.*images"):
         train_recipe(recipe, tmp_path / "run", data=data)
     paths = checkpoints(tmp_path / "run" / "checkpoints")
     (before, first), (after, last) = (load_checkpoint(p) for p in paths)
@@ -287,4 +287,3 @@ def _setting(folder: Path, data: Path, upstream: Path | None = None):
         folder=folder, data=data, val=None, tokens=None, upstream=upstream,
         device=torch.device("cpu"), seed=0, batch_size=4, duration="6 steps",
     )  # fmt: skip
-

@@ -79,9 +79,7 @@ def toy_phase2(**changes: object) -> Recipe:
         discriminator=StyleGANDiscriminatorConfig(channel_base=64, max_channels=8), optim=ADAM,
         objective="logistic", weight=0.1, r1_weight=10.0, r1_every=2,
     )  # fmt: skip
-    return replace(
-        recipe, task=replace(recipe.task, adversarial=gan), loop=loop(**changes)
-    )
+    return replace(recipe, task=replace(recipe.task, adversarial=gan), loop=loop(**changes))
 
 
 def toy_generator(kind: str, **changes: object) -> Recipe:

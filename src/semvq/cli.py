@@ -83,7 +83,9 @@ def _encode(commands: argparse._SubParsersAction) -> None:
     _run(p, "tokenizer run")
     p.add_argument("--data", type=Path, required=True, help="images, as for train")
     p.add_argument("--val", type=Path, help="held-out images (default: a share of --data)")
-    p.add_argument("--views", type=int, default=2, help="entries per image: flips and crops (%(default)s)")  # fmt: skip
+    p.add_argument(
+        "--views", type=int, default=2, help="entries per image: flips and crops (%(default)s)"
+    )
     p.add_argument("--out", type=Path, required=True, help="folder of the token cache")
     _device(p)
 
@@ -140,7 +142,9 @@ def _assets(commands: argparse._SubParsersAction) -> None:
 
 def _run(p: argparse.ArgumentParser, what: str) -> None:
     p.add_argument("run", type=Path, help=f"folder of a {what}")
-    p.add_argument("--code", type=Path, help="Python file with your own classes, if the run has any")
+    p.add_argument(
+        "--code", type=Path, help="Python file with your own classes, if the run has any"
+    )
 
 
 def _device(p: argparse.ArgumentParser) -> None:

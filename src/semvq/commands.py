@@ -14,8 +14,15 @@ from torch import Tensor
 
 from semvq import assets as weights
 from semvq.config import from_dict, to_dict, with_overrides
-from semvq.data.images import ImageSet, eval_batches, image_grid, load_image, to_float, to_uint8
-from semvq.data.images import DataConfig
+from semvq.data.images import (
+    DataConfig,
+    ImageSet,
+    eval_batches,
+    image_grid,
+    load_image,
+    to_float,
+    to_uint8,
+)
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
 from semvq.recipes import RECIPES, find_recipe, import_file
@@ -110,7 +117,9 @@ def probe(options: Namespace) -> None:
     device = _device(options)
     generator, tokenizer, names = open_generator(options.run, options.decoder, device)
     if not generator.causal:
-        raise ValueError(f"{options.run}: expected an AR run, found a NAR one; its context is not causal")
+        raise ValueError(
+            f"{options.run}: expected an AR run, found a NAR one; its context is not causal"
+        )
     image_set = ImageSet.open(options.data)
     if generator.config.num_classes and image_set.classes != tuple(names):
         raise ValueError(
@@ -124,7 +133,10 @@ def probe(options: Namespace) -> None:
     with torch.no_grad():
         codes = tokenizer.encode(images)
         found = predict(generator, codes, classes)
-        _write(panel(images, tokenizer.decode(codes), tokenizer.decode(found.codes), found), options.out)
+        _write(
+            panel(images, tokenizer.decode(codes), tokenizer.decode(found.codes), found),
+            options.out,
+        )
     figures = {
         "top1_accuracy": float(found.correct.float().mean()),
         "cross_entropy": float(found.cross_entropy.mean()),
@@ -192,7 +204,9 @@ def _device(options: Namespace) -> torch.device:
     return torch.device(options.device)
 
 
-def _classes(label: str | None, num: int, names: tuple[str, ...], num_classes: int) -> Tensor | None:
+def _classes(
+    label: str | None, num: int, names: tuple[str, ...], num_classes: int
+) -> Tensor | None:
     """Class numbers of `num` samples; None for an unconditional generator."""
     if not num_classes:
         if label is not None:

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as configuration: JSON, overrides by dotted path, hashes, durations with units.
+"""Frozen dataclasses as configuration: JSON, overrides by path, hashes, durations with units.
 
 A recipe is a Python function that returns such a dataclass; everything a run needs is in it.
 An unknown key is an error. A field may be declared as a base class (say `QuantizerConfig`); the

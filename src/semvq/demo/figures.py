@@ -29,6 +29,7 @@ from semvq.metrics import (
 from semvq.photos import fruit
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
+from semvq.recipes.fruit import GUIDANCE
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
 
@@ -36,6 +37,7 @@ NUM_SAMPLES = 280  # per generator and control: 20 of every class
 NUM_SHOWN = 8  # photos in the rows of the report
 SAMPLES_SHOWN = 4  # of every class
 CHUNK = 32
+BATCH = 70  # samples drawn at a time
 
 Figures = dict[str, Any]
 Pictures = dict[str, Tensor]
@@ -51,9 +53,7 @@ class Photos:
 
 
 @torch.no_grad()
-def collect(
-    out: Path, val: Path, *, device: torch.device, seed: int
-) -> tuple[Figures, Pictures]:
+def collect(out: Path, val: Path, *, device: torch.device, seed: int) -> tuple[Figures, Pictures]:
     """All figures for metrics.json and all picture grids for the report."""
     names = ("fruit_phase1", "fruit_phase2", "fruit_phase2_control")
     tokenizers = {name: open_tokenizer(out / name, device) for name in names}
@@ -130,9 +130,7 @@ def prediction(
 ) -> tuple[Figures, Tensor]:
     """Sec. 3.2 on held-out photos: cross-entropy and top-1 accuracy beside the unigram bars."""
     codes = encode(tokenizer, photos.images)
-    parts = [
-        predict(ar, c, y) for c, y in zip(codes.split(CHUNK), photos.labels.split(CHUNK))
-    ]
+    parts = [predict(ar, c, y) for c, y in zip(codes.split(CHUNK), photos.labels.split(CHUNK))]
     num_codes = tokenizer.quantizer.num_codes
     figures = {
         "ar_cross_entropy": float(torch.cat([p.cross_entropy for p in parts]).mean()),
@@ -166,7 +164,10 @@ def draw_samples(
     labels = torch.arange(NUM_SAMPLES) % len(classes)
     codes = {
         name: torch.cat(
-            [g.sample(len(y), y, seed, first_index=i * CHUNK) for i, y in enumerate(labels.split(CHUNK))]
+            [
+                g.sample(len(y), y, seed, first_index=i * BATCH, guidance=GUIDANCE)
+                for i, y in enumerate(labels.split(BATCH))
+            ]
         )
         for name, g in generators.items()
     }
@@ -200,9 +201,7 @@ def agreement(
     backbone = load_mobilenet_v2().to(device)
     num_classes = len(held_out.classes)
     with torch.enable_grad():
-        classifier = LinearClassifier(
-            features(backbone, train.images), train.labels, num_classes
-        )
+        classifier = LinearClassifier(features(backbone, train.images), train.labels, num_classes)
     real = accuracy(classifier.predict(features(backbone, held_out.images)), held_out.labels)
     figures = {
         name: class_agreement(backbone, classifier, images, labels)
@@ -212,6 +211,7 @@ def agreement(
         "real_held_out": real,
         "chance": 1 / num_classes,
         "num_samples": NUM_SAMPLES,
+        "guidance": GUIDANCE,
         "classifier": "logistic regression on frozen MobileNetV2 features",
     }
 

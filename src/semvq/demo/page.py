@@ -117,5 +117,3 @@ def _table(metrics: dict[str, Any]) -> Section:
             else:
                 rows.append((group, name, value))
     return Section("Figures", "", rows=rows, header=("part", "figure", "value"))
-
-

@@ -4,7 +4,6 @@ A linear classifier on frozen MobileNetV2 features, which no loss uses; it is fi
 training photos only, and its accuracy on real held-out photos says how far to trust it.
 """
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +45,7 @@ class LinearClassifier:
             loss.backward()
             return loss
 
-        solver.step(closure)  # type: ignore[no-untyped-call]
+        solver.step(closure)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -64,5 +63,3 @@ def class_agreement(
 def accuracy(predicted: Tensor, classes: Tensor) -> float:
     """Share of equal entries."""
     return float((predicted == classes.cpu()).float().mean())
-
-

@@ -1,1 +1,1 @@
-"""The visualisation pipeline of Sec. 3.2: what a transformer can predict from a tokenizer's codes."""
+"""The visualisation pipeline of Sec. 3.2: what a transformer can predict of its codes."""

@@ -1,4 +1,6 @@
-"""The pictures of the probe (Figs. 5, 6): original | reconstruction | prediction, and error maps."""
+"""The probe's pictures (Figs. 5, 6): original | reconstruction | prediction, and error maps."""
+
+from collections.abc import Sequence
 
 import matplotlib
 import torch
@@ -23,8 +25,8 @@ def panel(images: Tensor, reconstruction: Tensor, predicted: Tensor, found: Pred
     return image_grid(rows, columns=len(columns))
 
 
-def heat_map(values: Tensor, size: tuple[int, int], name: str, low: float, high: float) -> Tensor:
+def heat_map(values: Tensor, size: Sequence[int], name: str, low: float, high: float) -> Tensor:
     """Values (B, h, w) in [low, high] as images (B, 3, *size) in [-1, 1] of a colour map."""
     share = ((values.float() - low) / max(high - low, 1e-9)).clamp(0, 1)
     colours = torch.from_numpy(matplotlib.colormaps[name](share.cpu().numpy())[..., :3]).float()
-    return F.interpolate(colours.permute(0, 3, 1, 2) * 2 - 1, size=size, mode="nearest")
+    return F.interpolate(colours.permute(0, 3, 1, 2) * 2 - 1, size=list(size), mode="nearest")

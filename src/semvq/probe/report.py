@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,10 +56,10 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
 
 
 def curves(
-    series: dict[str, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     x_label: str,
     y_label: str,
-    levels: dict[str, float] | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> bytes:
     """A line plot as PNG: named (x, y) series and named horizontal levels."""
     from matplotlib.figure import Figure

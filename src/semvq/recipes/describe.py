@@ -49,7 +49,9 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
         images = torch.empty(1, 3, side, side)
         gan = task.adversarial and task.adversarial.discriminator.build(side)
     encode = _flops(model.encoder, images)
-    decode = _flops(model.decoder, torch.empty(1, model.quantizer.code_dim, *model.grid, device="meta"))
+    decode = _flops(
+        model.decoder, torch.empty(1, model.quantizer.code_dim, *model.grid, device="meta")
+    )
     trained = decode * BACKWARD + encode * (1 if task.freeze_code_space else BACKWARD)
     # two passes forward and backward: once for either player, on real and reconstructed images
     trained += _flops(gan, images) * 3 * BACKWARD if gan else 0

@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 FILES = ("tensors.safetensors", "scalars.json")
 
 
-class BrokenCheckpoint(ValueError):
+class CheckpointError(ValueError):
     """A checkpoint folder whose files are missing, truncated or altered."""
 
 
@@ -53,30 +53,30 @@ def save_checkpoint(
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
     """Tensors and scalars of the newest whole checkpoint, and a line per broken one passed over.
 
-    None when there is no checkpoint at all. Raises BrokenCheckpoint when all are broken.
+    None when there is no checkpoint at all. Raises CheckpointError when all are broken.
     """
     refused: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
             return *load_checkpoint(path), refused
-        except BrokenCheckpoint as error:
+        except CheckpointError as error:
             refused.append(str(error))
     if refused:
-        raise BrokenCheckpoint("; ".join(refused) + "; no whole checkpoint is left to resume from")
+        raise CheckpointError("; ".join(refused) + "; no whole checkpoint is left to resume from")
     return None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and scalars of one checkpoint folder. Raises BrokenCheckpoint by name and cause."""
+    """Tensors and scalars of one checkpoint folder. Raises CheckpointError by name and cause."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         for name in FILES:
             found = _fingerprint(path / name)
             if found != manifest[name]:
-                raise BrokenCheckpoint(f"{path / name}: expected {manifest[name]}, found {found}")
+                raise CheckpointError(f"{path / name}: expected {manifest[name]}, found {found}")
         return load_file(path / FILES[0]), json.loads((path / FILES[1]).read_text())
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise BrokenCheckpoint(f"{path}: not a whole checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -103,4 +103,6 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _fingerprint(path: Path) -> str:
     with path.open("rb") as file:
-        return f"{path.stat().st_size} bytes, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return (
+            f"{path.stat().st_size} bytes, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        )

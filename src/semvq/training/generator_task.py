@@ -1,6 +1,6 @@
 """Training of a transformer on a tokenizer's codes: AR or NAR, from a token cache (Sec. 3.1)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from semvq.data.images import DataConfig, image_grid, open_train_val
 from semvq.data.tokens import TokenCache, TrainTokens, write_tokens
+from semvq.downloads import Progress
 from semvq.generators.base import GeneratorConfig
 from semvq.generators.files import save_generator
 from semvq.tokenizer.files import load_tokenizer
@@ -94,32 +95,32 @@ class GeneratorTask(Task):
                 )
 
     def identity(self) -> dict[str, str]:
+        """The images that were encoded, and the code space they were encoded in."""
         return {"data": self.fingerprint, "code space": self.space}
 
     def turns(self, batch: dict[str, Any], images_seen: int) -> Iterator[Turn]:
+        """The transformer's only turn: cross-entropy in nats per code."""
         classes = batch["label"] if self.config.generator.num_classes else None
         loss, logs = self.generator.training_loss(batch["codes"], classes)
         yield Turn("transformer", loss, {"loss": loss.detach(), **logs})
 
     def evaluate(self) -> Iterator[tuple[str, float]]:
         """Mean held-out cross-entropy in nats per (masked) code, first view of every image."""
-        self.generator.eval()
         total = 0.0
         for start in range(0, self.num_val, EVAL_BATCH):
             codes, labels = self.val.read(range(start, min(start + EVAL_BATCH, self.num_val)))
             classes = labels.to(self.device) if self.config.generator.num_classes else None
             loss = self.generator.evaluation_loss(codes.to(self.device), classes)
             total += float(loss) * len(codes)
-        self.generator.train()
         yield "cross_entropy", total / self.num_val
 
     def pictures(self) -> Tensor:
         """Samples, decoded by the upstream tokenizer; classes in turn."""
         num_classes = self.config.generator.num_classes
-        classes = torch.arange(NUM_PICTURES, device=self.device) % num_classes if num_classes else None
-        self.generator.eval()
+        classes = (
+            torch.arange(NUM_PICTURES, device=self.device) % num_classes if num_classes else None
+        )
         codes = self.generator.sample(NUM_PICTURES, classes, seed=0)
-        self.generator.train()
         return image_grid(self.tokenizer.decode(codes).float(), columns=8)
 
     def export(self, folder: Path) -> None:
@@ -139,7 +140,7 @@ def encode_images(
     folder: Path,
     config: DataConfig,
     num_views: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the token caches `folder/train` and `folder/val` (one centred view) of `data`."""
     train_images, val_images = open_train_val(data, val, config)

@@ -52,7 +52,7 @@ class LoopConfig(Config):
             )
 
 
-class NonFiniteLoss(ValueError):
+class NonFiniteError(ValueError):
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
@@ -70,7 +70,7 @@ def train(
     """Train `task` to the end of `config.duration`, going on from `folder/checkpoints`.
 
     Returns None when done, or the number of the signal that stopped it (a checkpoint is saved).
-    Raises NonFiniteLoss, BrokenCheckpoint, and ValueError when the checkpoint is of another run.
+    Raises NonFiniteError, CheckpointError, and ValueError for a checkpoint of another run.
     """
 
     total = duration_in_images(config.duration, config.batch_size, task.epoch_size)
@@ -142,7 +142,7 @@ def train(
             for player in task.players:
                 player.module.zero_grad(set_to_none=True)
             if state.skipped_in_a_row >= config.max_skipped_in_a_row:
-                raise NonFiniteLoss(
+                raise NonFiniteError(
                     f"{state.skipped_in_a_row} steps in a row had a loss or gradient that is not "
                     f"finite, the last on images {_some(ids)}; the weights are those before them. "
                     "Lower the learning rate or the GAN weight, or look at these images"
@@ -242,7 +242,7 @@ def _name_bad_images(batch: dict[str, Any], named: set[str], journal: Journal) -
 def _signals() -> Iterator[list[int]]:
     """The list fills when SIGINT or SIGTERM asks to stop; a second one acts as usual."""
     asked: list[int] = []
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def note(number: int, frame: object) -> None:
         asked.append(number)

@@ -19,7 +19,7 @@ from semvq.training.recipe import Recipe
 from semvq.training.task import Setting
 
 HEADLINE = ("loss/l1", "psnr", "usage", "loss", "val/psnr", "val/usage", "val/cross_entropy")
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def train_recipe(

@@ -91,7 +91,7 @@ class TokenizerTask(Task):
         self.config, self.device = config, setting.device
         assert setting.data is not None
         train, self.val = open_train_val(setting.data, setting.val, config.data)
-        self.dataset = TrainImages(train, config.data, setting.seed)
+        self.dataset: TrainImages = TrainImages(train, config.data, setting.seed)
         self.epoch_size, self.num_val = len(train), len(self.val)
 
         self.tokenizer = self._tokenizer(setting.upstream).to(self.device)
@@ -138,6 +138,7 @@ class TokenizerTask(Task):
             self.discriminator.load_state_dict(weights)
 
     def identity(self) -> dict[str, str]:
+        """The images, and in phase 2 the frozen code space."""
         frozen = self.config.freeze_code_space
         space = self.tokenizer.code_space_hash() if frozen else "in training"
         return {"data": self.dataset.image_set.fingerprint, "code space": space}
@@ -156,14 +157,11 @@ class TokenizerTask(Task):
         self.tokenizer.quantizer.initialize(torch.cat(latents))
 
     def turns(self, batch: dict[str, Any], images_seen: int) -> Iterator[Turn]:
+        """The autoencoder's turn, then the discriminator's on the same reconstruction."""
         images = to_float(batch["image"])
         reconstruction, quantized = self.tokenizer(images)
         self.usage.update(quantized.codes)
-        weights = self.tokenizer.quantizer.loss_weights
-        code_loss = sum(
-            (weights[name] * term for name, term in quantized.losses.items()),
-            torch.zeros((), device=self.device),
-        )
+        code_loss = self.tokenizer.quantizer.total(quantized.losses)
         image_loss, logs = self._image_loss(reconstruction, images)
         logs |= {f"loss/{k}": v.detach() for k, v in quantized.losses.items()}
 
@@ -268,5 +266,6 @@ class TokenizerTask(Task):
             temporary.replace(folder / DISCRIMINATOR_FILE)
 
     def state(self) -> dict[str, Tensor]:
+        """Scales of the perceptual layers and the window of code counts."""
         tensors = {f"perceptual.{k}": v for k, v in self.perceptual.named_buffers(recurse=False)}
         return tensors | {f"usage.{k}": v for k, v in self.usage.state().items()}

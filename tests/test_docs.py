@@ -1,0 +1,93 @@
+"""What the documents promise is there, and their commands run."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from semvq.cli import main, parser
+from tests.toy import photos
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_there_are_exactly_two_set_up_commands():
+    commands = blocks("bash")
+    assert len(commands) == 2
+    assert all(len(c.strip().splitlines()) == 1 for c in commands)
+    assert commands[0].strip().endswith("semvq demo")
+    assert commands[1].strip().endswith("pytest")
+
+
+def test_links_and_named_files_exist():
+    for page in [
+        ROOT / "README.md",
+        ROOT / "EXPERIMENTS.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_paper_map_names_what_exists():
+    rows = (ROOT / "docs" / "paper-map.md").read_text().splitlines()
+    source = {p: p.read_text() for p in (ROOT / "src" / "semvq").rglob("*.py")}
+    named = 0
+    for row in rows:
+        for file in re.findall(r"`((?:\w+/)*\w+\.py)`", row):
+            inside = [ROOT / "src" / "semvq" / file, ROOT / file]
+            assert any(p.exists() for p in inside), file
+            named += 1
+        for file, name in re.findall(r"`(\w+/\w+\.py)`: `([A-Za-z_0-9.]+)`", row):
+            text = source[ROOT / "src" / "semvq" / file]
+            for part in name.split("."):
+                assert re.search(rf"\b(def|class) {part}\b|^{part}\b", text, re.MULTILINE), name
+    assert named > 20
+
+
+def readme_commands() -> list[str]:
+    lines = "".join(blocks("console")).splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("semvq ")]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_readme_command_parses(command):
+    parser().parse_args(shlex.split(command)[1:])
+
+
+SHORT = [
+    "loop.duration=2 steps", "loop.batch_size=4", "task.data.val_share=0.25",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsys):
+    """Every README command in order, on toy photos, two steps each."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "PHOTOS")
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(tmp_path / "PHOTOS" / "red" / "0.png", tmp_path / name)
+    commands = readme_commands() + [
+        "semvq train examples/my_recipe.py:my_phase1 --data PHOTOS",
+        "semvq train examples/my_recipe.py:my_ar --data PHOTOS --set task.generator.num_classes=3",
+        "semvq sample runs/my_ar --num 2 --code examples/my_recipe.py --out own",
+    ]
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        if arguments[0] == "train":
+            arguments = [a.replace("num_classes=5", "num_classes=3") for a in arguments]
+            arguments += [part for s in SHORT for part in ("--set", s)]
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0, (command, capsys.readouterr().err)
+    (tmp_path / "runs" / "demo").symlink_to(tmp_path / "runs")
+    exec(compile(blocks("python")[0].replace("[0, 1, 2, 3]", "[0, 1, 2, 0]"), "README", "exec"), {})
+    assert (tmp_path / "own" / "grid.png").exists() and (tmp_path / "probe.png").exists()
