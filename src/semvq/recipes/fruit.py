@@ -77,7 +77,7 @@ def fruit_phase1() -> Recipe:
             batch_size=16,
             ema_decay=0.99,
             log_every="2% of the run",
-            evaluate_every="10% of the run",
+            evaluate_every="25% of the run",
             save_every="10% of the run",
         ),
     )
@@ -120,7 +120,7 @@ TRANSFORMER_LOOP = LoopConfig(
     batch_size=16,
     ema_decay=0.99,
     log_every="2% of the run",
-    evaluate_every="10% of the run",
+    evaluate_every="25% of the run",
     save_every="10% of the run",
 )
 

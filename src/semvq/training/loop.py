@@ -253,5 +253,5 @@ def _signals() -> Iterator[list[int]]:
     try:
         yield asked
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for asked_for, handler in previous.items():
+            signal.signal(asked_for, handler)
