@@ -65,7 +65,7 @@ def refused(capsys, *arguments: str) -> str:
     ("arguments", "message"),
     [
         (["train", "fruit_phase9", "--data", "."], "expected a recipe among"),
-        (["train", "fruit_phase1", "--data", "nowhere"], "found nothing there"),
+        (["train", "fruit_phase1", "--data", "nowhere"], "expected images at nowhere"),
         (["train", "fruit_phase1"], "expected --data"),
         (["train", "fruit_phase1", "--data", ".", "--set", "loop.bach_size=3"], "batch_size"),
         (["train", "absent.py:recipe", "--data", "."], "expected a Python file"),

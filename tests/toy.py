@@ -77,7 +77,7 @@ def toy_phase2(**changes: object) -> Recipe:
     )  # fmt: skip
     gan = AdversarialConfig(
         discriminator=StyleGANDiscriminatorConfig(channel_base=64, max_channels=8), optim=ADAM,
-        objective="logistic", weight=0.1, r1_weight=10.0, r1_every=2,
+        objective="logistic", weight=0.1, warmup="1 step", r1_weight=10.0, r1_every=2,
     )  # fmt: skip
     return replace(recipe, task=replace(recipe.task, adversarial=gan), loop=loop(**changes))
 

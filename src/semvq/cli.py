@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = " ".join(str(error).split())
         print(f"semvq: error: {line}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("semvq: stopped", file=sys.stderr)
+        sys.exit(130)
     sys.exit(status or 0)
 
 

@@ -1,7 +1,6 @@
 """What each command does: load, call the library, write files, print a few lines."""
 
 import json
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from semvq.data.images import (
     eval_batches,
     image_grid,
     load_image,
+    open_train_val,
     to_float,
     to_uint8,
 )
@@ -29,8 +29,9 @@ from semvq.recipes import RECIPES, find_recipe, import_file
 from semvq.recipes.describe import describe as describe_recipe
 from semvq.runs import open_generator, open_tokenizer
 from semvq.training.generator_task import encode_images
+from semvq.training.journal import say_progress
 from semvq.training.recipe import Recipe
-from semvq.training.runs import train_recipe
+from semvq.training.runs import resolve_device, train_recipe
 
 
 def demo(options: Namespace) -> int:
@@ -65,20 +66,19 @@ def train(options: Namespace) -> int:
 def encode(options: Namespace) -> None:
     """`semvq encode`: write `OUT/train` and `OUT/val`."""
     _import_code(options)
-    tokenizer = open_tokenizer(options.run, _device(options))
+    tokenizer = open_tokenizer(options.run, resolve_device(options.device))
     config = DataConfig(
         resolution=tokenizer.config.resolution, min_crop=0.8, random_position=True, flip=True
     )
-    encode_images(
-        tokenizer, options.data, options.val, options.out, config, options.views, say_progress
-    )
+    images = open_train_val(options.data, options.val, config)
+    encode_images(tokenizer, images, options.out, config, options.views, say_progress)
     print(f"token cache: {options.out} (code space {tokenizer.code_space_hash()[:16]})")
 
 
 def reconstruct(options: Namespace) -> None:
     """`semvq reconstruct`: originals above reconstructions, as one PNG."""
     _import_code(options)
-    device = _device(options)
+    device = resolve_device(options.device)
     tokenizer = open_tokenizer(options.run, device)
     config = DataConfig(resolution=tokenizer.config.resolution)
     images = torch.stack([load_image(path, config) for path in options.images])
@@ -91,9 +91,10 @@ def reconstruct(options: Namespace) -> None:
 def sample(options: Namespace) -> None:
     """`semvq sample`: a folder of PNG files and `grid.png`."""
     _import_code(options)
-    device = _device(options)
+    device = resolve_device(options.device)
     generator, tokenizer, names = open_generator(options.run, options.decoder, device)
     classes = _classes(options.label, options.num, names, generator.config.num_classes)
+    _at_least_one(num=options.num, batch_size=options.batch_size)
     names_of = ("temperature", "guidance", "top_k", "top_p", "steps", "choice_temperature")
     chosen = {k: v for k in names_of if (v := getattr(options, k)) is not None}
     images: list[Tensor] = []
@@ -114,12 +115,13 @@ def sample(options: Namespace) -> None:
 def probe(options: Namespace) -> None:
     """`semvq probe`: the visualisation pipeline of Sec. 3.2 on some images."""
     _import_code(options)
-    device = _device(options)
+    device = resolve_device(options.device)
     generator, tokenizer, names = open_generator(options.run, options.decoder, device)
     if not generator.causal:
         raise ValueError(
             f"{options.run}: expected an AR run, found a NAR one; its context is not causal"
         )
+    _at_least_one(num=options.num)
     image_set = ImageSet.open(options.data)
     if generator.config.num_classes and image_set.classes != tuple(names):
         raise ValueError(
@@ -184,24 +186,15 @@ def assets(options: Namespace) -> None:
     Console().print(table)
 
 
-def say_progress(title: str, done: int, total: int) -> None:
-    """A single moving line on the terminal; nothing elsewhere but the last."""
-    if sys.stderr.isatty() or done >= total:
-        end = "\n" if done >= total else ""
-        print(f"\r{title}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+def _at_least_one(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
 
 
 def _import_code(options: Namespace) -> None:
     if options.code:
         import_file(options.code)
-
-
-def _device(options: Namespace) -> torch.device:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: expected a CUDA device, found none; use --device cpu")
-    if options.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(options.device)
 
 
 def _classes(

@@ -59,7 +59,11 @@ def from_dict(base: type[C], data: Any, where: str = "config") -> C:
 
 
 def with_overrides(config: C, assignments: Iterable[str]) -> C:
-    """Apply `a.b.c=value` strings (values in JSON, or bare words) and return a new config."""
+    """Apply `a.b.c=value` strings (values in JSON, or bare words) and return a new config.
+
+    All are applied before the result is checked, so that fields may change together.
+    """
+    tree = to_dict(config)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
@@ -68,23 +72,26 @@ def with_overrides(config: C, assignments: Iterable[str]) -> C:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        config = _replace(config, path.strip().split("."), value, path.strip())
-    return config
+        _assign(tree, path.strip(), value)
+    return from_dict(type(config), tree, "recipe")
 
 
-def _replace(config: C, keys: list[str], value: Any, path: str) -> C:
-    names = [f.name for f in dataclasses.fields(config)]
-    key, rest = keys[0], keys[1:]
+def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set a key that exists, by dotted path, in a nested dict."""
+    *parents, last = path.split(".")
+    for key in parents:
+        _known_key(tree, key, path)
+        if not isinstance(tree[key], dict):
+            raise ValueError(f"{path}: '{key}' is {tree[key]!r} and has no keys of its own")
+        tree = tree[key]
+    _known_key(tree, last, path)
+    tree[last] = value
+
+
+def _known_key(tree: dict[str, Any], key: str, path: str) -> None:
+    names = [name for name in tree if name != "kind"]
     if key not in names:
         raise ValueError(f"{path}: {_unknown('key', key, names)}")
-    if not rest:
-        new = _coerce(get_type_hints(type(config))[key], value, path)
-    else:
-        child = getattr(config, key)
-        if not isinstance(child, Config):
-            raise ValueError(f"{path}: '{key}' is {child!r} and has no keys of its own")
-        new = _replace(child, rest, value, path)
-    return dataclasses.replace(config, **{key: new})
 
 
 def config_hash(config: Config) -> str:

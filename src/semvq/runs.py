@@ -27,7 +27,7 @@ def open_generator(
     generator = load_generator(run).to(device).eval().requires_grad_(False)
     facts = generator.extra
     if decoder is None:
-        decoder = find_upstream(read_recipe(run), run, None)
+        decoder = find_upstream(read_recipe(run), run, None, flag="--decoder")
         assert decoder is not None, "a generator recipe names its upstream"
     tokenizer = open_tokenizer(decoder, device)
     expected, found = facts["code_space_hash"], tokenizer.code_space_hash()

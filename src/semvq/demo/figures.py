@@ -29,7 +29,7 @@ from semvq.metrics import (
 from semvq.photos import fruit
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
-from semvq.recipes.fruit import GUIDANCE
+from semvq.recipes.fruit import SAMPLING
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
 
@@ -53,15 +53,13 @@ class Photos:
 
 
 @torch.no_grad()
-def collect(out: Path, val: Path, *, device: torch.device, seed: int) -> tuple[Figures, Pictures]:
-    """All figures for metrics.json and all picture grids for the report."""
+def collect(out: Path, val: Path, *, seed: int) -> tuple[Figures, Pictures]:
+    """All figures for metrics.json and all picture grids for the report; on the CPU."""
     names = ("fruit_phase1", "fruit_phase2", "fruit_phase2_control")
-    tokenizers = {name: open_tokenizer(out / name, device) for name in names}
+    tokenizers = {name: open_tokenizer(out / name, torch.device("cpu")) for name in names}
     config = DataConfig(resolution=tokenizers["fruit_phase1"].config.resolution)
     held_out = load_photos(val, config)
-    generators = {
-        name: load_generator(out / f"fruit_{name}").to(device).eval() for name in ("ar", "nar")
-    }
+    generators = {name: load_generator(out / f"fruit_{name}") for name in ("ar", "nar")}
 
     figures: Figures = {"num_held_out": len(held_out.images)}
     figures["reconstruction"], pictures = reconstruction(tokenizers, held_out)
@@ -75,7 +73,7 @@ def collect(out: Path, val: Path, *, device: torch.device, seed: int) -> tuple[F
     samples = draw_samples(
         generators, tokenizers["fruit_phase2"], train_codes, train_labels, held_out.classes, seed
     )
-    figures["class_agreement"] = agreement(samples, config, held_out, device)
+    figures["class_agreement"] = agreement(samples, config, held_out)
     for name, (images, labels) in samples.items():
         pictures[f"samples_{name}"] = first_of_each_class(images, labels)
     return figures, pictures
@@ -92,7 +90,6 @@ def load_photos(path: Path, config: DataConfig) -> Photos:
 def reconstruction(tokenizers: dict[str, Tokenizer], photos: Photos) -> tuple[Figures, Pictures]:
     """PSNR and LPIPS (VGG16, v0.1) of every tokenizer on held-out photos, and rows to look at."""
     lpips = PerceptualConfig(alpha=0.0, form="lpips").load()
-    lpips.to(photos.images.device)
     figures: Figures = {}
     shown = photos.images[:: max(1, len(photos.images) // NUM_SHOWN)][:NUM_SHOWN]
     rows = [shown]
@@ -165,7 +162,7 @@ def draw_samples(
     codes = {
         name: torch.cat(
             [
-                g.sample(len(y), y, seed, first_index=i * BATCH, guidance=GUIDANCE)
+                g.sample(len(y), y, seed, first_index=i * BATCH, **SAMPLING)
                 for i, y in enumerate(labels.split(BATCH))
             ]
         )
@@ -194,11 +191,10 @@ def agreement(
     samples: dict[str, tuple[Tensor, Tensor]],
     config: DataConfig,
     held_out: Photos,
-    device: torch.device,
 ) -> Figures:
     """Class agreement of every kind of sample, with the classifier's own accuracy beside it."""
     train = load_photos(fruit()[0], config)
-    backbone = load_mobilenet_v2().to(device)
+    backbone = load_mobilenet_v2()
     num_classes = len(held_out.classes)
     with torch.enable_grad():
         classifier = LinearClassifier(features(backbone, train.images), train.labels, num_classes)
@@ -211,7 +207,7 @@ def agreement(
         "real_held_out": real,
         "chance": 1 / num_classes,
         "num_samples": NUM_SAMPLES,
-        "guidance": GUIDANCE,
+        "sampling": ", ".join(f"{k} {v}" for k, v in SAMPLING.items()),
         "classifier": "logistic regression on frozen MobileNetV2 features",
     }
 

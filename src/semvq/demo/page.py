@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from semvq.probe.report import Picture, Section, curves, write_report
+from semvq.probe.report import Picture, Section, curves, png_bytes, write_report
 from semvq.training.journal import read_log
 
 LEAD = (
@@ -16,7 +16,11 @@ WIDTH = 1000
 
 
 def write_page(out: Path, metrics: dict[str, Any], pictures: dict[str, Tensor]) -> None:
-    """Write `out/report.html`."""
+    """Write `out/report.html`, and every picture of it as a PNG in `out/pictures`."""
+    folder = out / "pictures"
+    folder.mkdir(exist_ok=True)
+    for name, image in pictures.items():
+        (folder / f"{name}.png").write_bytes(png_bytes(image))
     sections = [
         _reconstructions(pictures),
         _predictions(metrics, pictures),

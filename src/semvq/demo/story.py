@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from semvq import assets
@@ -29,6 +28,7 @@ from semvq.training.recipe import Recipe
 from semvq.training.runs import train_recipe
 
 DEMO_ASSETS = ("vgg16", "lpips-linear", "efficientnet-lite0", "mobilenet-v2")
+FIGURES = "sampling and figures"
 STAGES = (
     ("tokenizer, phase 1: semantics", fruit_phase1),
     ("tokenizer, phase 2: details", fruit_phase2),
@@ -48,11 +48,13 @@ def run_demo(out: Path, *, minutes: float, seed: int, device: str) -> int:
     for number, (title, make) in enumerate(STAGES, 1):
         recipe = scaled(make(), minutes / REFERENCE_MINUTES, seed)
         began = time.monotonic()
+        codes = out / "fruit_ar" / "tokens"  # the AR run encodes the photos, the NAR run reads them
         stopped = train_recipe(
             recipe,
             out / recipe.name,
             data=train_photos,
             val=val_photos,
+            tokens=codes if make is fruit_nar else None,
             device=device,
             title=f"{number}/{len(STAGES)} {title}",
         )
@@ -62,8 +64,8 @@ def run_demo(out: Path, *, minutes: float, seed: int, device: str) -> int:
 
     began = time.monotonic()
     print("sampling, measuring and drawing …", file=sys.stderr)
-    metrics, pictures = collect(out, val_photos, device=_device(device), seed=seed)
-    _note_time(out, "sampling and figures", time.monotonic() - began)
+    metrics, pictures = collect(out, val_photos, seed=seed)
+    _note_time(out, FIGURES, time.monotonic() - began)
     metrics["seconds"] = _times(out)
     metrics["seed"], metrics["minutes"] = seed, minutes
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -103,29 +105,25 @@ def fetch_assets() -> None:
             assets.fetch(file.assets[0], move)
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
 def _times(out: Path) -> dict[str, float]:
     path = out / "seconds.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _note_time(out: Path, name: str, seconds: float) -> None:
-    """Add to a stage's seconds: an interrupted stage counts all its parts."""
+    """Add to a stage's seconds; a part that was killed is not counted. Figures are made anew."""
     times = _times(out)
-    times[name] = round(times.get(name, 0.0) + seconds, 1)
+    before = 0.0 if name == FIGURES else times.get(name, 0.0)
+    times[name] = round(before + seconds, 1)
     write_atomically(out / "seconds.json", json.dumps(times, indent=1) + "\n")
 
 
 def _say_where_to_look(out: Path) -> None:
+    photos = fruit()[1]
     print(
         f"\nDone. Open {out / 'report.html'} (figures: {out / 'metrics.json'}).\n"
         "Next:\n"
         f"  semvq sample {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --class Granny-Smith\n"
-        f"  semvq probe {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --data YOUR_PHOTOS\n"
+        f"  semvq probe {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --data {photos}\n"
         "  semvq train fruit_phase1 --data YOUR_PHOTOS    (semvq recipes lists the others)"
     )

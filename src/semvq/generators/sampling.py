@@ -141,8 +141,11 @@ def sample_nar(
     known yet; logits beyond K are ignored. Each step draws every masked position and keeps the
     surest by log p + choice_temperature * (1 - t/T) * Gumbel, p being the model's probability
     before temperature and truncation. `known` int64 (B or 1, length): codes that stay, -1 where to
-    draw. Raises ValueError for fewer than one step, or known codes that do not fit.
+    draw. Raises ValueError for fewer than one step, a negative temperature, or known codes that do
+    not fit.
     """
+    if choice_temperature < 0:
+        raise ValueError(f"choice_temperature: expected 0 or more, found {choice_temperature}")
     num, device = len(noise.indices), noise.indices.device
     codes = torch.full((num, length), mask_code, device=device)
     if known is not None:

@@ -111,6 +111,8 @@ def _picture(picture: Picture) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return f"<td>{'yes' if value else 'no'}</td>"
     if isinstance(value, float):
         return f"<td class='number'>{value:.3f}</td>"
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""What recipes share: deriving a decoder-only phase, and scaling a run's length."""
+"""What recipes share: deriving a decoder-only phase."""
 
 from dataclasses import replace
 

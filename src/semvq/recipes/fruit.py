@@ -21,13 +21,13 @@ from semvq.training.recipe import Recipe
 from semvq.training.tokenizer_task import AdversarialConfig, TokenizerTaskConfig
 
 REFERENCE_MINUTES = 9.0  # what the durations below and the sampling take on two cores
-GUIDANCE = 2.5  # of the demo's samples, AR and NAR
+SAMPLING = {"guidance": 3.0, "top_k": 100}  # of the demo's samples, AR and NAR
 
 RESOLUTION = 48
 GRID = 12
 NUM_CODES = 512
 NUM_CLASSES = 14
-DECODER_IMAGES = "2400 images"  # phase 2 and its control see equally many
+DECODER_IMAGES = "1600 images"  # phase 2 and its control see equally many
 DATA = DataConfig(resolution=RESOLUTION, min_crop=0.8, random_position=True, flip=True)
 
 
@@ -57,7 +57,7 @@ def fruit_phase1() -> Recipe:
             perceptual=PerceptualConfig(
                 alpha=1.0,
                 form="balanced",
-                weight=0.25,
+                weight=0.15,
                 logits_from="efficientnet-lite0",
                 logits_size=128,
             ),
@@ -73,7 +73,7 @@ def fruit_phase1() -> Recipe:
             ),
         ),
         loop=LoopConfig(
-            duration="6000 images",
+            duration="4400 images",
             batch_size=16,
             ema_decay=0.99,
             log_every="2% of the run",
@@ -116,7 +116,7 @@ TRANSFORMER_OPTIM = OptimConfig(
     clip_norm=1.0,
 )
 TRANSFORMER_LOOP = LoopConfig(
-    duration="8400 images",
+    duration="6400 images",
     batch_size=16,
     ema_decay=0.99,
     log_every="2% of the run",
@@ -134,7 +134,7 @@ def fruit_ar() -> Recipe:
     return Recipe(
         name="fruit_ar",
         summary="demo AR transformer, class-conditional",
-        task=GeneratorTaskConfig(model, TRANSFORMER_OPTIM, DATA, num_views=10),
+        task=GeneratorTaskConfig(model, TRANSFORMER_OPTIM, DATA, num_views=6),
         loop=TRANSFORMER_LOOP,
         upstream="fruit_phase1",
     )
@@ -151,7 +151,7 @@ def fruit_nar() -> Recipe:
     return Recipe(
         name="fruit_nar",
         summary="demo NAR transformer (MaskGIT), class-conditional",
-        task=GeneratorTaskConfig(model, optim, DATA, num_views=10),
+        task=GeneratorTaskConfig(model, optim, DATA, num_views=6),
         loop=TRANSFORMER_LOOP,
         upstream="fruit_phase1",
     )

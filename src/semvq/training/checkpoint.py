@@ -27,7 +27,7 @@ class CheckpointError(ValueError):
 def save_checkpoint(
     folder: Path, images_seen: int, tensors: dict[str, Tensor], scalars: dict[str, Any], keep: int
 ) -> Path:
-    """Write `folder/<images_seen>` atomically, then delete all but the newest `keep` whole ones."""
+    """Write `folder/<images_seen>` atomically, then delete all but the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("writing-*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -75,7 +75,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if found != manifest[name]:
                 raise CheckpointError(f"{path / name}: expected {manifest[name]}, found {found}")
         return load_file(path / FILES[0]), json.loads((path / FILES[1]).read_text())
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from error
 
 

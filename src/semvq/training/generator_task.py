@@ -1,5 +1,7 @@
 """Training of a transformer on a tokenizer's codes: AR or NAR, from a token cache (Sec. 3.1)."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semvq.data.images import DataConfig, image_grid, open_train_val
+from semvq.data.images import DataConfig, ImageSet, image_grid, open_train_val
 from semvq.data.tokens import TokenCache, TrainTokens, write_tokens
 from semvq.downloads import Progress
 from semvq.generators.base import GeneratorConfig
 from semvq.generators.files import save_generator
 from semvq.tokenizer.files import load_tokenizer
 from semvq.tokenizer.model import Tokenizer
+from semvq.training.journal import say_progress
 from semvq.training.optim import OptimConfig
 from semvq.training.task import Player, Setting, Task, TaskConfig, Turn
 
@@ -49,49 +52,67 @@ class GeneratorTask(Task):
         self.tokenizer = load_tokenizer(setting.upstream).to(self.device).eval()
         self.tokenizer.requires_grad_(False)
         self.space = self.tokenizer.code_space_hash()
+        num_codes, grid = self.tokenizer.num_codes, self.tokenizer.grid
+        self._check("the upstream tokenizer", num_codes=num_codes, grid=grid)
         cache, self.val = self._caches(setting)
-        self._check(cache)
+        self._check(str(cache.path), num_codes=cache.num_codes, grid=cache.grid)
+        self._check(str(cache.path), num_classes=len(cache.classes))
         self.classes = cache.classes
         self.dataset = TrainTokens(cache, setting.seed)
         self.fingerprint = cache.fingerprint
         self.epoch_size, self.num_val = len(cache), len(self.val)
+        # here, because encoding draws random numbers and may have been done by an earlier start
+        torch.manual_seed(setting.seed)
         self.generator = config.generator.build().to(self.device)
         self.players = [Player("transformer", self.generator, config.optim)]
 
     def _caches(self, setting: Setting) -> tuple[TokenCache, TokenCache]:
         """Training and held-out codes: `--tokens`, or encoded now into the run folder."""
         folder = setting.tokens or setting.folder / "tokens"
-        if setting.tokens is None and not _complete(folder):
-            if setting.data is None:
+        images = None
+        if setting.data is not None:
+            images = open_train_val(setting.data, setting.val, self.config.data)
+            self._check(str(setting.data), num_classes=len(images[0].classes))
+        if setting.tokens is None and not folder.exists():
+            if images is None:
                 raise ValueError("expected --tokens CACHE or --data PATH, found neither")
             encode_images(
-                self.tokenizer, setting.data, setting.val, folder, self.config.data,
+                self.tokenizer,
+                images,
+                folder,
+                self.config.data,
                 self.config.num_views,
-            )  # fmt: skip
-        if not _complete(folder):
+                say_progress,
+            )
+        if not (folder / "train").is_dir() or not (folder / "val").is_dir():
             raise ValueError(
                 f"{folder}: expected a token cache with 'train' and 'val', found none; "
-                "make one with: semvq encode RUN --data PATH"
+                "make one with: semvq encode RUN --data PATH --out CACHE"
             )
-        return (
-            TokenCache.open(folder / "train", self.space),
-            TokenCache.open(folder / "val", self.space),
-        )
+        train = TokenCache.open(folder / "train", self.space)
+        if images is not None and images[0].fingerprint != train.fingerprint:
+            raise ValueError(
+                f"{folder}: expected codes of the images {images[0].fingerprint[:16]} of "
+                f"{setting.data}, found codes of {train.fingerprint[:16]}"
+            )
+        return train, TokenCache.open(folder / "val", self.space)
 
-    def _check(self, cache: TokenCache) -> None:
+    def _check(self, source: str, **found: Any) -> None:
+        """ValueError, with the option that mends it, where the model does not fit the codes."""
         model = self.config.generator
-        facts = [
-            ("num_codes", model.num_codes, cache.num_codes),
-            ("grid_height", model.grid_height, cache.grid[0]),
-            ("grid_width", model.grid_width, cache.grid[1]),
-        ]
-        if model.num_classes:
-            facts.append(("num_classes", model.num_classes, len(cache.classes)))
-        for name, expected, found in facts:
-            if expected != found:
+        if "grid" in found:
+            found["grid_height"], found["grid_width"] = found.pop("grid")
+        for name, value in found.items():
+            expected = getattr(model, name)
+            if name == "num_classes" and not expected:
+                continue  # an unconditional model may learn from labelled images
+            if expected != value:
+                option = f"--set task.generator.{name}={value}"
+                if name == "num_classes" and not value:
+                    option += " --set task.generator.conditioning_dropout=0"
                 raise ValueError(
-                    f"the recipe has task.generator.{name} {expected}, the token cache has {found};"
-                    f" give --set task.generator.{name}={found}"
+                    f"the recipe has task.generator.{name} {expected}, {source} has {value}; "
+                    f"give {option}"
                 )
 
     def identity(self) -> dict[str, str]:
@@ -128,40 +149,44 @@ class GeneratorTask(Task):
         extra = {
             "code_space_hash": self.space,
             "classes": list(self.classes),
-            "upstream_resolution": self.tokenizer.config.resolution,
         }
         save_generator(self.generator, folder, extra)
 
 
 def encode_images(
     tokenizer: Tokenizer,
-    data: Path,
-    val: Path | None,
+    images: tuple[ImageSet, ImageSet],
     folder: Path,
     config: DataConfig,
     num_views: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write the token caches `folder/train` and `folder/val` (one centred view) of `data`."""
-    train_images, val_images = open_train_val(data, val, config)
+    """Write the token caches `folder/train` and `folder/val` of (training, held-out) images.
+
+    Both appear together or not at all; a held-out image has its centred view alone. ValueError
+    where `folder` exists.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder}: expected a new folder for the token cache, found one there")
     device = next(tokenizer.parameters()).device
 
     @torch.no_grad()
-    def encode(images: Tensor) -> Tensor:
-        return tokenizer.encode(images.to(device)).cpu()
+    def encode(pixels: Tensor) -> Tensor:
+        return tokenizer.encode(pixels.to(device)).cpu()
 
-    for name, images, views in (("train", train_images, num_views), ("val", val_images, 1)):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}-*"):  # of a run that was killed
+        shutil.rmtree(stale)
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    for name, image_set, views in zip(("train", "val"), images, (num_views, 1)):
         write_tokens(
-            folder / name,
+            temporary / name,
             encode,
-            images,
+            image_set,
             config,
             num_views=views,
-            num_codes=tokenizer.quantizer.num_codes,
+            num_codes=tokenizer.num_codes,
             code_space_hash=tokenizer.code_space_hash(),
             progress=progress,
         )
-
-
-def _complete(folder: Path) -> bool:
-    return (folder / "train").is_dir() and (folder / "val").is_dir()
+    os.replace(temporary, folder)

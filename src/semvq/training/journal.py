@@ -6,6 +6,7 @@ the log of an interrupted run reads like that of an uninterrupted one.
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from semvq.training.checkpoint import write_atomically
 
 PLAIN_SECONDS = 15.0  # a line this often where there is no terminal to draw a bar on
 
@@ -62,7 +65,7 @@ class Journal:
             return
         kept = [x for x in map(_parse, self.path.read_text().splitlines()) if x is not None]
         kept = [x for x in kept if x["images_seen"] <= images_seen]
-        self.path.write_text("".join(json.dumps(x) + "\n" for x in kept))
+        write_atomically(self.path, "".join(json.dumps(x) + "\n" for x in kept))
 
     def advance(self, images_seen: int) -> None:
         """Move the bar; cheap enough for every step."""
@@ -84,7 +87,7 @@ class Journal:
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, images_seen)
-        shown = {k.rpartition("/")[2]: values[k] for k in self.headline if k in values}
+        shown = {k.removeprefix("loss/"): values[k] for k in self.headline if k in values}
         if shown:
             self.numbers = "  ".join(f"{k} {v:.3g}" for k, v in shown.items())
             self.progress.update(self.bar, numbers=self.numbers)
@@ -92,6 +95,13 @@ class Journal:
     def say(self, line: str) -> None:
         """One line for the person at the terminal, above the bar."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_progress(title: str, done: int, total: int) -> None:
+    """A single moving line on the terminal; nothing elsewhere but the last."""
+    if sys.stderr.isatty() or done >= total:
+        end = "\n" if done >= total else ""
+        print(f"\r{title}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

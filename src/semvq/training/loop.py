@@ -21,7 +21,7 @@ from semvq.training.checkpoint import load_newest, save_checkpoint
 from semvq.training.journal import Journal
 from semvq.training.optim import learning_rate
 from semvq.training.state import TrainingState, seed_step
-from semvq.training.task import Player, Task
+from semvq.training.task import Logs, Player, Task
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class LoopConfig(Config):
     max_skipped_in_a_row: int = 10
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "keep_checkpoints", "max_skipped_in_a_row"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"expected a batch size divisible by accumulate {self.accumulate}, "
@@ -104,21 +107,22 @@ def train(
         while state.images_seen < total:
             # accumulate gradients of every player; nothing moves yet
             losses: list[Tensor] = []
+            logs: list[Logs] = []
             ids: list[int] = []
             for part in range(config.accumulate):
                 batch = next(batches)
                 # after the batch was fetched: starting a loader draws random numbers too
                 seed_step(config.seed, state.step * config.accumulate + part)
-                ids += batch["index"].tolist()
+                ids += batch["ids"]
                 _name_bad_images(batch, named, journal)
                 with fabric.autocast():
                     for turn in task.turns(batch, state.images_seen):
                         fabric.backward(turn.loss / config.accumulate)
                         losses.append(turn.loss.detach())
-                        state.note(turn.logs)
+                        logs.append(turn.logs)
 
             # guard: one look at all losses and gradient norms; then everybody steps, or nobody
-            norms = {p.name: _gradient_norm(p) for p in task.players}
+            norms = {p.name: _gradient_norm(p, fabric.device) for p in task.players}
             finite = bool(torch.isfinite(torch.stack([*losses, *norms.values()])).all())
             if finite:
                 for player in task.players:
@@ -131,6 +135,8 @@ def train(
                     state.optimizers[player.name].step()
                 for average in state.averages.values():
                     average.update(state.step + 1)
+                for entry in logs:
+                    state.note(entry)
                 state.skipped_in_a_row = 0
             else:
                 state.skipped += 1
@@ -173,7 +179,7 @@ def train(
                     state.scalars(),
                     config.keep_checkpoints,
                 )
-            if signals and not last:
+            if signals:
                 journal.say(f"{title}: stopped and saved after {state.images_seen} images; "
                             "run the same command again to go on")  # fmt: skip
                 return signals[0]
@@ -186,7 +192,8 @@ def _batches(
     """Micro-batches on the device, from stream position `start` on."""
     size = config.batch_size // config.accumulate
     for batch in stream(task.dataset, start, size, num_workers):
-        yield fabric.to_device(batch)
+        # image numbers for messages are read before the batch leaves the CPU: no wait in the step
+        yield fabric.to_device(batch) | {"ids": batch["index"].tolist()}
 
 
 def _report(
@@ -211,9 +218,9 @@ def _averaged(state: TrainingState) -> Iterator[None]:
         yield
 
 
-def _gradient_norm(player: Player) -> Tensor:
+def _gradient_norm(player: Player, device: torch.device) -> Tensor:
     grads = [p.grad for p in player.parameters().values() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros((), device=device)
 
 
 def _clip(player: Player, norm: Tensor) -> None:

@@ -42,14 +42,13 @@ def train_recipe(
     if (folder / "finished").exists() and (folder / "model.safetensors").exists():
         _check_same(recipe, folder)
         return None
-    for path in (data, val, tokens):
-        if path is not None and not path.exists():
-            raise FileNotFoundError(f"{path}: expected a file or folder, found nothing there")
     found_upstream = find_upstream(recipe, folder, upstream)
-    _prepare(recipe, folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder to write to, found a file")
+    if (folder / "recipe.json").exists():
+        _check_same(recipe, folder)
 
-    fabric = _engine(recipe, device)
-    torch.manual_seed(recipe.loop.seed)  # initial weights
+    fabric = _engine(recipe, resolve_device(device))
     setting = Setting(
         folder=folder,
         data=data,
@@ -61,9 +60,11 @@ def train_recipe(
         batch_size=recipe.loop.batch_size,
         duration=recipe.loop.duration,
     )
+    task = recipe.task.open(setting)
+    _write_recipe(recipe, folder)  # now that the task opens: a mistake must not fix the folder
     stopped = train(
         fabric,
-        recipe.task.open(setting),
+        task,
         recipe.loop,
         folder,
         title=title or recipe.name,
@@ -76,21 +77,24 @@ def train_recipe(
     return stopped
 
 
-def find_upstream(recipe: Recipe, folder: Path, given: Path | None) -> Path | None:
+def find_upstream(
+    recipe: Recipe, folder: Path, given: Path | None, flag: str = "--upstream"
+) -> Path | None:
     """The finished run that `recipe.upstream` names: `given`, or the sibling folder of that name.
 
-    Raises FileNotFoundError naming the command that makes it.
+    `flag` is the option with which the caller's user names another. Raises FileNotFoundError
+    naming the command that makes it.
     """
     if recipe.upstream is None:
         if given is not None:
-            raise ValueError(f"--upstream: recipe {recipe.name} starts from nothing, found {given}")
+            raise ValueError(f"{flag}: recipe {recipe.name} starts from nothing, found {given}")
         return None
     run = given or folder.parent / recipe.upstream
     make = f"semvq train {recipe.upstream} --data PATH --out {run}"
     if not (run / "model.safetensors").exists():
         raise FileNotFoundError(
             f"{run}: expected a finished run of recipe {recipe.upstream}, found none; "
-            f"make it with: {make}, or point to one with --upstream"
+            f"make it with: {make}, or point to one with {flag}"
         )
     if (run / "checkpoints").exists() and not (run / "finished").exists():
         raise FileNotFoundError(
@@ -107,16 +111,12 @@ def read_recipe(folder: Path) -> Recipe:
     return from_dict(Recipe, _read_json(path)["recipe"], str(path))
 
 
-def _prepare(recipe: Recipe, folder: Path) -> None:
-    """Make the run folder, or make sure that the one there is of this very recipe."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder to write to, found a file")
-    if (folder / "recipe.json").exists():
-        _check_same(recipe, folder)
-        return
+def _write_recipe(recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"hash": config_hash(recipe), "torch": torch.__version__, "recipe": to_dict(recipe)}
-    write_atomically(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
+    if not (folder / "recipe.json").exists():
+        facts = {"hash": config_hash(recipe), "torch": torch.__version__}
+        record = facts | {"recipe": to_dict(recipe)}
+        write_atomically(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
@@ -130,7 +130,16 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _engine(recipe: Recipe, device: str) -> Fabric:
+def resolve_device(name: str) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means here; ValueError where there is no CUDA."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: expected a CUDA device, found none; use --device cpu")
+    return torch.device(name)
+
+
+def _engine(recipe: Recipe, device: torch.device) -> Fabric:
     """Lightning Fabric on one device: precision and placement."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
@@ -139,11 +148,11 @@ def _engine(recipe: Recipe, device: str) -> Fabric:
         )
     precision = recipe.loop.precision
     if precision == "auto":
-        on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        precision = "bf16" if on_cuda else "fp32"
+        precision = "bf16" if device.type == "cuda" else "fp32"
     if recipe.loop.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
-    fabric = Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision])
+    fabric = Fabric(accelerator=device.type, devices=1, precision=PRECISIONS[precision])
     fabric.launch()
     return fabric
 

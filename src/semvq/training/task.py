@@ -64,7 +64,6 @@ class Task(ABC):
     players: list[Player]
     dataset: Dataset
     epoch_size: int
-    num_val: int
 
     @abstractmethod
     def identity(self) -> dict[str, str]:

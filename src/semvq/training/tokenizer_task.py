@@ -92,8 +92,9 @@ class TokenizerTask(Task):
         assert setting.data is not None
         train, self.val = open_train_val(setting.data, setting.val, config.data)
         self.dataset: TrainImages = TrainImages(train, config.data, setting.seed)
-        self.epoch_size, self.num_val = len(train), len(self.val)
+        self.epoch_size = len(train)
 
+        torch.manual_seed(setting.seed)
         self.tokenizer = self._tokenizer(setting.upstream).to(self.device)
         if config.freeze_code_space:
             self.tokenizer.freeze_code_space()
@@ -105,7 +106,6 @@ class TokenizerTask(Task):
         if config.adversarial:
             gan = config.adversarial
             self.discriminator = gan.discriminator.build(config.tokenizer.resolution)
-            self._load_discriminator(setting.upstream)
             self.discriminator.to(self.device)
             player = Player("discriminator", self.discriminator, gan.optim, averaged=False)
             self.players.append(player)
@@ -119,6 +119,7 @@ class TokenizerTask(Task):
             self.felt_at = self.start_at + images(gan.warmup)
             self.ramp = images(gan.ramp)
             self.r1_period = gan.r1_every * setting.batch_size
+            self._load_discriminator(setting.upstream)
 
     def _tokenizer(self, upstream: Path | None) -> Tokenizer:
         if upstream is None:
@@ -128,14 +129,20 @@ class TokenizerTask(Task):
 
     def _load_discriminator(self, upstream: Path | None) -> None:
         """D13: phase 2 goes on with phase 1's discriminator, when the two have the same shape."""
-        file = upstream / DISCRIMINATOR_FILE if upstream else None
-        if file is None or not file.exists():
+        gan = self.config.adversarial
+        if upstream is None or gan is None or self.discriminator is None:
             return
-        assert self.discriminator is not None
-        weights = load_file(file)
+        file = upstream / DISCRIMINATOR_FILE
+        weights = load_file(file) if file.exists() else {}
         own = self.discriminator.state_dict()
         if {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in weights.items()}:
             self.discriminator.load_state_dict(weights)
+        elif self.felt_at == self.start_at:
+            raise ValueError(
+                f"{file}: expected the upstream run's discriminator, found "
+                f"{'another one' if weights else 'none'}; an untrained one must warm up before it "
+                "acts: give --set 'task.adversarial.warmup=2k steps'"
+            )
 
     def identity(self) -> dict[str, str]:
         """The images, and in phase 2 the frozen code space."""
@@ -145,8 +152,9 @@ class TokenizerTask(Task):
 
     def start(self, batches: Iterator[dict[str, Any]]) -> None:
         """Balance the perceptual layers (D5) and start the codebook from encoder outputs."""
-        for batch in itertools.islice(batches, CALIBRATION_BATCHES):
-            self.perceptual.calibrate(to_float(batch["image"]))
+        if self.config.perceptual.form == "balanced":
+            for batch in itertools.islice(batches, CALIBRATION_BATCHES):
+                self.perceptual.calibrate(to_float(batch["image"]))
         if self.config.freeze_code_space:
             return
         latents: list[Tensor] = []
@@ -238,14 +246,17 @@ class TokenizerTask(Task):
         """PSNR, perceptual distance, usage and perplexity on the held-out images."""
         counter = UsageCounter(self.tokenizer.quantizer.num_codes, self.device)
         ratios, distances = [], []
+        self.tokenizer.eval()
         for batch in eval_batches(self.val, self.config.data, batch_size=32):
             images = to_float(batch["image"].to(self.device))
             reconstruction, quantized = self.tokenizer(images)
             counter.update(quantized.codes)
             ratios.append(psnr(reconstruction, images))
             distances.append(self.perceptual(reconstruction, images)[0] * len(images))
-        yield "psnr", float(torch.cat(ratios).mean())
-        yield "perceptual", float(torch.stack(distances).sum()) / self.num_val
+        self.tokenizer.train()
+        found = torch.cat(ratios)
+        yield "psnr", float(found.mean())
+        yield "perceptual", float(torch.stack(distances).sum()) / len(found)
         yield "usage", counter.usage()
         yield "perplexity", counter.perplexity()
 
@@ -253,7 +264,9 @@ class TokenizerTask(Task):
         """Held-out images above their reconstructions."""
         batch = next(iter(eval_batches(self.val, self.config.data, batch_size=8)))
         images = to_float(batch["image"].to(self.device))
+        self.tokenizer.eval()
         reconstruction, _ = self.tokenizer(images)
+        self.tokenizer.train()
         return image_grid(torch.cat([images, reconstruction.float()]), columns=len(images))
 
     def export(self, folder: Path) -> None:

@@ -1,0 +1,35 @@
+"""The demo, shortened: every stage, the figures and the page."""
+
+import json
+
+import pytest
+
+from semvq.cli import main
+from semvq.demo.story import scaled
+from semvq.recipes.fruit import fruit_phase1
+
+
+def test_minutes_scale_whole_steps():
+    recipe = fruit_phase1()
+    half = scaled(recipe, 0.5, seed=3)
+    images = int(recipe.loop.duration.split()[0])
+    assert half.loop.seed == 3
+    assert int(half.loop.duration.split()[0]) == pytest.approx(images / 2, abs=16)
+    assert scaled(recipe, 1e-9, seed=0).loop.duration == "32 images"
+
+
+@pytest.mark.slow
+def test_short_demo_from_start_to_report(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--out", str(tmp_path), "--minutes", "0.2"])
+    assert stop.value.code == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["codes"]["changed_by_phase2"] == 0
+    assert metrics["codes"]["same_code_space_hash"] is True
+    assert metrics["num_held_out"] > 200
+    assert set(metrics["class_agreement"]) >= {"ar", "nar", "unigram", "class_unigram", "chance"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 8
+    assert "http://" not in page and "https://" not in page
+    names = {p.stem for p in (tmp_path / "pictures").glob("*.png")}
+    assert names >= {"reconstruction", "probe", "samples_ar", "samples_nar"}
