@@ -28,7 +28,7 @@ def test_round_trip_and_pruning(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["tensors.safetensors", "scalars.json", "manifest.json"])
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("damage", ["flip", "not text", "truncate", "delete"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_older_one_used(tmp_path, file, damage):
     save_checkpoint(tmp_path, 4, TENSORS, {"step": 4}, keep=2)
     newest = save_checkpoint(tmp_path, 8, TENSORS, {"step": 8}, keep=2)
@@ -38,6 +38,8 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_older_one_used(tmp_path
         at = data.rindex(b"sha256 ") + 9 if file == "manifest.json" else len(data) // 2
         data[at] ^= 1
         (newest / file).write_bytes(data)
+    elif damage == "not text":
+        (newest / file).write_bytes(bytes([data[0] ^ 0x80]) + data[1:])
     elif damage == "truncate":
         (newest / file).write_bytes(data[:-5])
     else:

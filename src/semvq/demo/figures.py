@@ -33,7 +33,7 @@ from semvq.recipes.fruit import SAMPLING
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
 
-NUM_SAMPLES = 280  # per generator and control: 20 of every class
+NUM_SAMPLES = 210  # per generator and control: 15 of every class
 NUM_SHOWN = 8  # photos in the rows of the report
 SAMPLES_SHOWN = 4  # of every class
 CHUNK = 32
