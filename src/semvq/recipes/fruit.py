@@ -45,19 +45,20 @@ def fruit_phase1() -> Recipe:
                 middle_blocks=1,
                 quantizer=VectorQuantizerConfig(
                     num_codes=NUM_CODES,
-                    code_dim=32,
+                    code_dim=8,
                     entropy_weight=0.2,
                     entropy_temperature=0.1,
                 ),
             ),
             data=DATA,
+            l1_weight=2.0,
             optim=OptimConfig(
                 learning_rate=1e-3, warmup="2% of the run", schedule="cosine", clip_norm=1.0
             ),
             perceptual=PerceptualConfig(
                 alpha=1.0,
                 form="balanced",
-                weight=0.15,
+                weight=0.25,
                 logits_from="efficientnet-lite0",
                 logits_size=128,
             ),
@@ -74,7 +75,7 @@ def fruit_phase1() -> Recipe:
         ),
         loop=LoopConfig(
             duration="4400 images",
-            batch_size=16,
+            batch_size=8,
             ema_decay=0.99,
             log_every="2% of the run",
             evaluate_every="25% of the run",
