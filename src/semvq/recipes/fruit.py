@@ -51,7 +51,7 @@ def fruit_phase1() -> Recipe:
                 ),
             ),
             data=DATA,
-            l1_weight=2.0,
+            l1_weight=3.0,
             optim=OptimConfig(
                 learning_rate=1e-3, warmup="2% of the run", schedule="cosine", clip_norm=1.0
             ),
