@@ -42,23 +42,23 @@ class ScalarQuantizer(Quantizer):
     def __init__(self, config: ScalarQuantizerConfig) -> None:
         super().__init__(config)
         steps = [math.prod(config.levels[:i]) for i in range(len(config.levels))]
-        half = [(n - 1) / 2 for n in config.levels]
-        self.register_buffer("half", torch.tensor(half).view(1, -1, 1, 1))
+        reach = [(n - 1) / 2 for n in config.levels]
+        self.register_buffer("reach", torch.tensor(reach).view(1, -1, 1, 1))
         self.register_buffer("steps", torch.tensor(steps).view(1, -1, 1, 1))
 
     def forward(self, latents: Tensor) -> Quantized:
         bounded = latents.float().tanh()
-        digits = (bounded * self.half).round() / self.half
+        digits = (bounded * self.reach).round() / self.reach
         return Quantized(self.encode(latents), straight_through(bounded, digits), {})
 
     def encode(self, latents: Tensor) -> Tensor:
-        digits = (latents.float().tanh() * self.half).round() + self.half
+        digits = (latents.float().tanh() * self.reach).round() + self.reach
         return (digits.long() * self.steps).sum(1)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        levels = (2 * self.half + 1).long()
+        levels = (2 * self.reach + 1).long()
         digits = codes.unsqueeze(1) // self.steps % levels
-        return (digits - self.half) / self.half
+        return (digits - self.reach) / self.reach
 
 
 def my_phase1() -> Recipe:
