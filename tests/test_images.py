@@ -23,6 +23,8 @@ from semvq.data.images import (
     image_grid,
     load_image,
     open_train_val,
+    png_bytes,
+    save_png,
     split,
     stream,
     to_float,
@@ -137,6 +139,15 @@ def test_pixel_range_goes_there_and_back():
     assert to_float(values).min() == -1 and to_float(values).max() == 1
     assert torch.equal(to_uint8(to_float(values)), values)
     assert to_uint8(torch.tensor([-7.0, 7.0])).tolist() == [0, 255]
+
+
+def test_a_png_holds_the_very_pixels(tmp_path):
+    pixels = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
+    save_png(to_float(pixels), tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert data == png_bytes(to_float(pixels))
+    found = np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
+    assert np.array_equal(found.transpose(2, 0, 1), pixels.numpy())
 
 
 def test_resize_equals_pillows_and_the_crop_is_the_centre():

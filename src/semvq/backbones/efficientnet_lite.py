@@ -6,15 +6,16 @@ eps 1e-3. Made for 224 px, but any size will do.
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from semvq import assets
 from semvq.backbones.frozen import (
     FrozenConv,
     FrozenLinear,
     InvertedResidual,
+    InvertedResidualNet,
     Normalize,
+    block_shapes,
     fold_batch_norm,
 )
 
@@ -26,33 +27,21 @@ _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 _STAGES = ((1, 1, 1), (6, 2, 2), (6, 2, 2), (6, 3, 2), (6, 3, 1), (6, 4, 2), (6, 1, 1))
 
 
-class EfficientNetLite0(nn.Module):
-    """Images to 1000 ImageNet logits, frozen; differentiable with respect to the images.
+class EfficientNetLite0(InvertedResidualNet):
+    """Images to 1000 ImageNet logits; see `InvertedResidualNet`.
 
     `weights` are named as in the package that carries them (`_blocks.0._depthwise_conv.weight`).
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.normalize = Normalize(_MEAN, _STD)
-        self.stem = _conv(weights, "_conv_stem", "_bn0", stride=2)
-        shapes = [(e, s if i == 0 else 1, i > 0) for e, n, s in _STAGES for i in range(n)]
-        self.blocks = nn.ModuleList(
-            _block(weights, f"_blocks.{i}.", *shape) for i, shape in enumerate(shapes)
+        shapes = enumerate(block_shapes(_STAGES))
+        super().__init__(
+            Normalize(_MEAN, _STD),
+            _conv(weights, "_conv_stem", "_bn0", stride=2),
+            (_block(weights, f"_blocks.{i}.", *shape) for i, shape in shapes),
+            _conv(weights, "_conv_head", "_bn1"),
+            FrozenLinear(weights["_fc.weight"], weights["_fc.bias"]),
         )
-        self.head = _conv(weights, "_conv_head", "_bn1")
-        self.classifier = FrozenLinear(weights["_fc.weight"], weights["_fc.bias"])
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to pooled features (B, 1280)."""
-        x = F.relu6(self.stem(self.normalize(images)))
-        for block in self.blocks:
-            x = block(x)
-        return F.relu6(self.head(x)).mean((2, 3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to logits (B, 1000)."""
-        return self.classifier(self.features(images))
 
 
 def _block(

@@ -5,7 +5,7 @@ synchronised between processes; batch norm would change with `train()`. So weigh
 non-persistent buffers here, and batch norm is folded into the convolution before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,45 @@ class Normalize(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected images (B, 3, H, W), found {tuple(images.shape)}")
         return (images * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
+
+
+class InvertedResidualNet(nn.Module):
+    """A frozen classifier of images: stem, inverted residuals, head, mean over positions, logits.
+
+    Differentiable with respect to the images; made for 224 px, but any size will do.
+    """
+
+    def __init__(
+        self,
+        normalize: Normalize,
+        stem: FrozenConv,
+        blocks: Iterable[InvertedResidual],
+        head: FrozenConv,
+        classifier: FrozenLinear,
+    ) -> None:
+        super().__init__()
+        self.normalize, self.stem, self.head = normalize, stem, head
+        self.blocks = nn.ModuleList(blocks)
+        self.classifier = classifier
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to pooled features (B, 1280)."""
+        x = F.relu6(self.stem(self.normalize(images)))
+        for block in self.blocks:
+            x = block(x)
+        return F.relu6(self.head(x)).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to logits (B, 1000)."""
+        return self.classifier(self.features(images))
+
+
+def block_shapes(stages: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, bool]]:
+    """(expansion, stride, whether residual) of every block, from stages of (expansion, number of
+
+    blocks, stride of the first).
+    """
+    return [(e, s if i == 0 else 1, i > 0) for e, n, s in stages for i in range(n)]
 
 
 def fold_batch_norm(

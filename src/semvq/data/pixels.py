@@ -6,6 +6,7 @@ cannot is a `BadImageError` that names the file.
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -108,6 +109,18 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Float images in [-1, 1], clamped and rounded, to uint8; the inverse of `to_float`."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """An image (3, H, W) in [-1, 1] as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write an image (3, H, W) in [-1, 1] to `path`."""
+    path.write_bytes(png_bytes(image))
 
 
 def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:

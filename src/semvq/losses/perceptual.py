@@ -103,6 +103,9 @@ class PerceptualConfig(Config):
         return PerceptualLoss(self, features, classifier, linear)
 
 
+NO_PERCEPTUAL = PerceptualConfig(alpha=0.0, detail_layers=())  # no layers, no networks: always 0
+
+
 class PerceptualLoss(nn.Module):
     """Weighted sum over layers of the difference between two images' activations.
 
@@ -169,7 +172,7 @@ class PerceptualLoss(nn.Module):
             return {layer: self._difference(layer)(found[layer], wanted[layer]) for layer in found}
 
     @torch.no_grad()
-    def calibrate(self, images: Tensor, all_mean: Difference | None = None) -> None:
+    def calibrate(self, images: Tensor) -> None:
         """Measure each layer's mean difference between different real images ("balanced", D5).
 
         Call on one or more batches (B >= 2) before training; the mean over calls is kept in the

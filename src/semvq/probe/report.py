@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
-from PIL import Image
 from torch import Tensor
 
-from semvq.data.images import to_uint8
+from semvq.data.images import png_bytes
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1040px;margin:2em auto;padding:0 1em;color:#222}
@@ -77,13 +76,6 @@ def curves(
     axes.legend(frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def png_bytes(image: Tensor) -> bytes:
-    """An image (3, H, W) in [-1, 1] as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(buffer, format="png")
     return buffer.getvalue()
 
 
