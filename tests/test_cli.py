@@ -65,16 +65,27 @@ def refused(capsys, *arguments: str) -> str:
     ("arguments", "message"),
     [
         (["train", "fruit_phase9", "--data", "."], "expected a recipe among"),
-        (["train", "fruit_phase1", "--data", "nowhere"], "expected images at nowhere"),
-        (["train", "fruit_phase1"], "expected --data"),
+        (["train", "fruit_fase1", "--data", "."], "did you mean 'fruit_phase1'?"),
+        (["train", "fruit_phase1", "--set", "loop.duration=20"], "loop.duration: expected text"),
+        (["train", "fruit_phase1", "--set", "loop.duration=20"], "e.g. '500k steps'"),
+        (
+            ["train", "fruit_phase1", "--set", "loop.save_every=9 days"],
+            "save_every: expected a dur",
+        ),
+        (
+            ["train", "fruit_ar", "--set", "task.generator.num_classes=0"],
+            "give --set task.generator.conditioning_dropout=0",
+        ),
+        (["train", "imagenet256_phase1", "--data", "nowhere"], "expected images at nowhere"),
+        (["train", "imagenet256_phase1"], "expected --data"),
         (["train", "fruit_phase1", "--data", ".", "--set", "loop.bach_size=3"], "batch_size"),
         (["train", "absent.py:recipe", "--data", "."], "expected a Python file"),
         (["train", "fruit_phase2", "--data", "."], "semvq train fruit_phase1"),
-        (["sample", "nowhere"], "found no such file"),
-        (["probe", "nowhere", "--data", "."], "found no such file"),
+        (["sample", "nowhere"], "expected the folder of an AR or NAR run, found no such folder"),
+        (["probe", "nowhere", "--data", "."], "nowhere: expected the folder of"),
         (["reconstruct", "nowhere", "x.png"], "nowhere"),
         (["describe", "imagenet"], "expected a recipe among"),
-        (["assets", "fetch", "vgg17"], "expected one of"),
+        (["assets", "fetch", "vgg17"], "did you mean 'vgg16'?"),
         (["demo", "--minutes", "0"], "--minutes"),
         (["demo", "--colour", "red"], "unrecognized arguments"),
     ],
@@ -82,6 +93,29 @@ def refused(capsys, *arguments: str) -> str:
 def test_mistakes_end_in_one_line(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *arguments)
+
+
+def test_ctrl_c_while_torch_is_imported_ends_in_one_line(capsys, monkeypatch):
+    import semvq
+
+    class Stop:
+        def find_spec(self, name, *more):
+            if name == "semvq.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "semvq.commands", raising=False)
+    monkeypatch.delattr(semvq, "commands", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Stop(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        main(["recipes"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "semvq: stopped\n"
+
+
+def test_help_names_a_run_with_the_right_article():
+    grammar = parser()._subparsers._group_actions[0].choices
+    for command, words in (("sample", "an AR or NAR run"), ("probe", "an AR run")):
+        assert f"folder of {words}" in grammar[command].format_help()
 
 
 def test_every_command_has_a_handler():

@@ -4,6 +4,7 @@ import pytest
 
 from semvq.config import (
     Config,
+    check_duration,
     config_hash,
     differences,
     duration_in_images,
@@ -51,6 +52,10 @@ def test_overrides_reach_nested_fields_and_leave_the_original():
         ("size=big", "size: expected int, found 'big'"),
         ("size=true", "size: expected int, found True"),
         ("size=1.5", "size: expected int"),
+        (
+            "label=3",
+            "label: expected text, found the number 3; a duration needs its unit, e.g. '500k",
+        ),
         ("size", "expected KEY=VALUE"),
         ("size.x=1", "has no keys of its own"),
         ("fruit.colours=red", "expected a list"),
@@ -96,6 +101,12 @@ def test_durations(text, images):
 def test_other_durations_are_errors(text):
     with pytest.raises(ValueError, match="expected a duration"):
         duration_in_images(text, 8, 50)
+
+
+def test_a_duration_is_checked_before_it_is_counted():
+    check_duration("3 epochs", "loop.duration")
+    with pytest.raises(ValueError, match="loop.duration: expected a duration .*'500k steps'"):
+        check_duration("3 days", "loop.duration")
 
 
 def test_epochs_need_a_data_set_and_shares_a_whole():

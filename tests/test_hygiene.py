@@ -21,7 +21,7 @@ LONG_FUNCTIONS = {("training/loop.py", "train")}  # the one long story
 
 # A package imports from its own layer or a lower one, in this order.
 LAYERS = (
-    ("config", "metrics", "downloads", "foreign_weights"),
+    ("config", "files", "metrics", "downloads", "foreign_weights"),
     ("assets", "photos"),
     ("backbones", "data"),
     ("losses",),

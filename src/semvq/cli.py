@@ -14,9 +14,9 @@ EPILOG = "Start with: semvq demo        Your own photos: semvq train fruit_phase
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command `semvq`."""
     options = parser().parse_args(arguments)
-    from semvq import commands
-
     try:
+        from semvq import commands  # inside: its imports take seconds in which Ctrl-C may come
+
         status = getattr(commands, options.command)(options)
     except (ValueError, OSError) as error:
         line = " ".join(str(error).split())
@@ -83,7 +83,7 @@ def _train(commands: argparse._SubParsersAction) -> None:
 
 def _encode(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("encode", help="turn images into a token cache")
-    _run(p, "tokenizer run")
+    _run(p, "a tokenizer run")
     p.add_argument("--data", type=Path, required=True, help="images, as for train")
     p.add_argument("--val", type=Path, help="held-out images (default: a share of --data)")
     p.add_argument(
@@ -95,7 +95,7 @@ def _encode(commands: argparse._SubParsersAction) -> None:
 
 def _reconstruct(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("reconstruct", help="images through a tokenizer and back")
-    _run(p, "tokenizer run")
+    _run(p, "a tokenizer run")
     p.add_argument("images", type=Path, nargs="+", help="image files")
     p.add_argument("--out", type=Path, default=Path("reconstruction.png"), help="(%(default)s)")
     _device(p)
@@ -103,15 +103,15 @@ def _reconstruct(commands: argparse._SubParsersAction) -> None:
 
 def _sample(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("sample", help="generate images with an AR or NAR run")
-    _run(p, "AR or NAR run")
+    _run(p, "an AR or NAR run")
     p.add_argument("--num", type=int, default=16, help="how many (%(default)s)")
     p.add_argument("--class", dest="label", help="class name or number (default: all in turn)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
     p.add_argument("--temperature", type=float, default=1.0)
     p.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 is off")
-    p.add_argument("--top-k", type=int, help="AR: keep the k likeliest codes")
-    p.add_argument("--top-p", type=float, help="AR: keep codes up to this probability mass")
+    p.add_argument("--top-k", type=int, help="keep the k likeliest codes")
+    p.add_argument("--top-p", type=float, help="keep codes up to this probability mass")
     p.add_argument("--steps", type=int, help="NAR: sampling steps")
     p.add_argument("--choice-temperature", type=float, help="NAR: noise on what is kept")
     p.add_argument("--batch-size", type=int, default=64)
@@ -121,7 +121,7 @@ def _sample(commands: argparse._SubParsersAction) -> None:
 
 def _probe(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("probe", help="what an AR transformer predicts given the true context")
-    _run(p, "AR run")
+    _run(p, "an AR run")
     p.add_argument("--data", type=Path, required=True, help="images, as for train")
     p.add_argument("--num", type=int, default=8, help="images to show (%(default)s)")
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
@@ -144,7 +144,7 @@ def _assets(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(p: argparse.ArgumentParser, what: str) -> None:
-    p.add_argument("run", type=Path, help=f"folder of a {what}")
+    p.add_argument("run", type=Path, help=f"folder of {what}")
     p.add_argument(
         "--code", type=Path, help="Python file with your own classes, if the run has any"
     )

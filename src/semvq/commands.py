@@ -1,13 +1,13 @@
 """What each command does: load, call the library, write files, print a few lines."""
 
+import itertools
 import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -20,8 +20,8 @@ from semvq.data.images import (
     image_grid,
     load_image,
     open_train_val,
+    save_png,
     to_float,
-    to_uint8,
 )
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
@@ -32,6 +32,8 @@ from semvq.training.generator_task import encode_images
 from semvq.training.journal import say_progress
 from semvq.training.recipe import Recipe
 from semvq.training.runs import resolve_device, train_recipe
+
+MAX_COLUMNS = 16  # of the sheet of samples
 
 
 def demo(options: Namespace) -> int:
@@ -93,23 +95,20 @@ def sample(options: Namespace) -> None:
     _import_code(options)
     device = resolve_device(options.device)
     generator, tokenizer, names = open_generator(options.run, options.decoder, device)
-    classes = _classes(options.label, options.num, names, generator.config.num_classes)
     _at_least_one(num=options.num, batch_size=options.batch_size)
-    names_of = ("temperature", "guidance", "top_k", "top_p", "steps", "choice_temperature")
-    chosen = {k: v for k in names_of if (v := getattr(options, k)) is not None}
+    num_classes = generator.config.num_classes
+    classes = _classes(options.label, options.num, names, num_classes)
+    chosen = _sampling_options(options, generator.sampling_options)
     images: list[Tensor] = []
-    starts = range(0, options.num, options.batch_size)
-    for start in track(starts, "sampling", console=Console(stderr=True)):
+    for start in range(0, options.num, options.batch_size):
         num = min(options.batch_size, options.num - start)
         labels = None if classes is None else classes[start : start + num].to(device)
         with torch.no_grad():
             codes = generator.sample(num, labels, options.seed, first_index=start, **chosen)
             images.append(tokenizer.decode(codes).float().cpu())
-    pixels = torch.cat(images)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(pixels):
-        _save_png(image, options.out / f"{index:06d}.png")
-    _write(image_grid(pixels, columns=8), options.out / "grid.png")
+        say_progress("sampling", start + num, options.num)
+    in_turn = num_classes if options.label is None else 0
+    _write_samples(torch.cat(images), options.out, _columns(options.num, in_turn))
 
 
 def probe(options: Namespace) -> None:
@@ -189,7 +188,7 @@ def assets(options: Namespace) -> None:
 def _at_least_one(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
+            raise ValueError(f"{_flag(name)}: expected at least 1, found {value}")
 
 
 def _import_code(options: Namespace) -> None:
@@ -217,14 +216,45 @@ def _classes(
     )
 
 
+def _sampling_options(options: Namespace, known: tuple[str, ...]) -> dict[str, Any]:
+    """The sampling options that were given; ValueError for one this generator does not take."""
+    names = ("temperature", "guidance", "top_k", "top_p", "steps", "choice_temperature")
+    chosen = {k: v for k in names if (v := getattr(options, k)) is not None}
+    for name in chosen:
+        if name not in known:
+            flags = ", ".join(_flag(k) for k in names if k in known)
+            raise ValueError(
+                f"{_flag(name)}: expected a sampling option of {options.run} ({flags}), "
+                "found one that it does not take; leave it out"
+            )
+    return chosen
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _columns(num: int, num_classes: int) -> int:
+    """A column per class where all come in turn (`num_classes` > 0) and fit the page, else 8."""
+    return min(num, num_classes if 0 < num_classes <= MAX_COLUMNS else 8)
+
+
+def _write_samples(images: Tensor, folder: Path, columns: int) -> None:
+    """Images as 000000.png, … and `grid.png`; a larger earlier set leaves nothing behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = (folder / f"{index:06d}.png" for index in itertools.count())
+    for image, path in zip(images, files):  # in this order: no name is taken in vain
+        save_png(image, path)
+    if (folder / "grid.png").exists():  # else what follows are somebody's own files
+        for old in itertools.takewhile(Path.exists, files):
+            old.unlink()
+    _write(image_grid(images, columns), folder / "grid.png")
+
+
 def _write(grid: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save_png(grid, path)
+    save_png(grid, path)
     print(path)
-
-
-def _save_png(image: Tensor, path: Path) -> None:
-    Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(path)
 
 
 def _sentence(figures: dict) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -50,7 +50,7 @@ def from_dict(base: type[C], data: Any, where: str = "config") -> C:
     names = [f.name for f in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
-            raise ValueError(f"{where}: {_unknown('key', key, names)}")
+            raise ValueError(f"{where}: {unknown('key', key, names)}")
     for f in dataclasses.fields(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.name not in values:
@@ -91,7 +91,7 @@ def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
 def _known_key(tree: dict[str, Any], key: str, path: str) -> None:
     names = [name for name in tree if name != "kind"]
     if key not in names:
-        raise ValueError(f"{path}: {_unknown('key', key, names)}")
+        raise ValueError(f"{path}: {unknown('key', key, names)}")
 
 
 def config_hash(config: Config) -> str:
@@ -126,7 +126,7 @@ def _find_class(base: type[C], name: str, where: str) -> type[C]:
             stack.append(child)
     if name not in family:
         raise ValueError(
-            f"{where}: {_unknown('class', name, list(family))}; if the class is your own, "
+            f"{where}: {unknown('class', name, list(family))}; if the class is your own, "
             "pass the Python file that defines it with --code"
         )
     return family[name]
@@ -141,7 +141,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return _coerce(next(a for a in get_args(hint) if a is not type(None)), value, where)
     if origin is Literal:
         if value not in get_args(hint):
-            raise ValueError(f"{where}: {_unknown('value', value, list(get_args(hint)))}")
+            raise ValueError(f"{where}: {unknown('value', value, list(get_args(hint)))}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -151,19 +151,31 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return value if isinstance(value, hint) else from_dict(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(
+            f"{where}: expected text, found the number {value}; a duration needs its unit, "
+            f"e.g. {_EXAMPLES}"
+        )
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
 
 
-def _unknown(what: str, found: Any, known: list[Any]) -> str:
+def unknown(what: str, found: Any, known: Sequence[Any]) -> str:
+    """A message's words for a name that is none of `known`, with the closest of them if any."""
+    names = ", ".join(map(str, known))
+    return f"expected one of {names}, found {what} '{found}'{did_you_mean(found, known)}"
+
+
+def did_you_mean(found: Any, known: Iterable[Any]) -> str:
+    """ " (did you mean 'X'?)" for the closest of `known`; nothing where none is close."""
     close = difflib.get_close_matches(str(found), [str(k) for k in known], n=1)
-    hint = f" (did you mean '{close[0]}'?)" if close else ""
-    return f"expected one of {', '.join(map(str, known))}, found {what} '{found}'{hint}"
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 # Durations carry their unit, so that a recipe reads like the paper: "500k steps", "300 epochs".
 
+_EXAMPLES = "'500k steps', '300 epochs', '12M images' or '20% of the run'"
 _SCALES = {"": 1.0, "k": 1e3, "M": 1e6}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kM]?)\s*(step|epoch|image)s?|(%) of the run)")
 
@@ -177,12 +189,7 @@ def duration_in_images(
     data set is not known; `total` the whole run's images, None where a share makes no sense.
     Raises ValueError for another form, or for a unit whose size is not known.
     """
-    match = _DURATION.fullmatch(text.strip())
-    if not match:
-        raise ValueError(
-            "expected a duration such as '500k steps', '300 epochs', '12M images' or "
-            f"'20% of the run', found '{text}'"
-        )
+    match = _parts(text)
     if match[4]:
         if total is None:
             raise ValueError(f"expected a duration of its own, found the share '{text}'")
@@ -195,3 +202,18 @@ def duration_in_images(
     if epoch_size is None:
         raise ValueError(f"'{text}' needs a data set: its size is not known here")
     return round(number * epoch_size)
+
+
+def check_duration(text: str, name: str) -> None:
+    """Raise ValueError, led by the field's `name`, unless `text` has the form of a duration."""
+    try:
+        _parts(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _parts(text: str) -> re.Match[str]:
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"expected a duration such as {_EXAMPLES}, found '{text}'")
+    return match

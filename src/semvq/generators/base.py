@@ -55,7 +55,10 @@ class GeneratorConfig(Config):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share in [0, 1], found {getattr(self, name)}")
         if self.conditioning_dropout and not self.num_classes:
-            raise ValueError("conditioning_dropout: expected 0 without classes, found more")
+            raise ValueError(
+                "conditioning_dropout: expected 0 where num_classes is 0, found "
+                f"{self.conditioning_dropout:g}; give --set task.generator.conditioning_dropout=0"
+            )
 
     @property
     def length(self) -> int:

@@ -4,7 +4,6 @@ No pickle is ever read; keys and shapes are checked before a byte of the weights
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from semvq.config import from_dict, to_dict
+from semvq.files import CONFIG, WEIGHTS, read_config, replace_atomically, write_atomically
 from semvq.generators import ar, nar  # noqa: F401  (their configurations are found by name)
 from semvq.generators.base import Generator, GeneratorConfig
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 
 
 def save_generator(generator: Generator, folder: Path, extra: dict[str, Any]) -> None:
@@ -30,15 +27,10 @@ def save_generator(generator: Generator, folder: Path, extra: dict[str, Any]) ->
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: t.detach().cpu().contiguous() for n, t in generator.state_dict().items()}
     description = {"generator": to_dict(generator.config), "extra": extra}
-    text = json.dumps(description, indent=2) + "\n"
-    weights = folder / f"{WEIGHTS}.part"
-    save_file(tensors, weights, metadata={"format": "pt"})
-    config = folder / f"{CONFIG}.part"
-    config.write_text(text, encoding="utf-8")
-    for part in (weights, config):
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(part.with_suffix(""))
+    replace_atomically(
+        folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"})
+    )
+    write_atomically(folder / CONFIG, json.dumps(description, indent=2) + "\n")
 
 
 def load_generator(folder: Path | str) -> Generator:
@@ -48,7 +40,7 @@ def load_generator(folder: Path | str) -> Generator:
     configuration; FileNotFoundError where there is no such file.
     """
     folder = Path(folder)
-    description = _read_description(folder / CONFIG)
+    description = _read_description(folder)
     config = from_dict(GeneratorConfig, description["generator"], f"{folder / CONFIG}: generator")
     # Shapes are compared on the meta device, so a damaged file cannot make us allocate.
     with torch.device("meta"):
@@ -60,16 +52,12 @@ def load_generator(folder: Path | str) -> Generator:
     return generator.requires_grad_(True).eval()
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a generator's {CONFIG}, found no such file")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found something else ({error})") from None
+def _read_description(folder: Path) -> dict[str, Any]:
+    description = read_config(folder, "generator", "an AR or NAR run")
     if not isinstance(description, dict) or "generator" not in description:
         raise ValueError(
-            f"{path}: expected a generator's configuration, found none; is it another run?"
+            f"{folder / CONFIG}: expected a generator's configuration, found none; "
+            "is it another run?"
         )
     return description
 

@@ -6,8 +6,6 @@ Names and shapes are checked against the file's header before any memory is take
 
 import hashlib
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semvq.config import from_dict, to_dict
+from semvq.files import CONFIG, WEIGHTS, read_config, replace_atomically, write_atomically
 from semvq.tokenizer.model import Tokenizer, TokenizerConfig
 
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _FORMAT = "semvq tokenizer 1"
 _KEYS = ("format", "config", "code_space_hash", "weights_sha256", "extra")
 
@@ -34,16 +32,15 @@ def save_tokenizer(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in tokenizer.state_dict().items()}
-    _replace(folder / _WEIGHTS, lambda path: save_file(tensors, path))
+    replace_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
     record = {
         "format": _FORMAT,
         "config": to_dict(tokenizer.config),
         "code_space_hash": tokenizer.code_space_hash(),
-        "weights_sha256": _sha256(folder / _WEIGHTS),
+        "weights_sha256": _sha256(folder / WEIGHTS),
         "extra": extra or {},
     }
-    text = json.dumps(record, indent=2) + "\n"
-    _replace(folder / _CONFIG, lambda path: path.write_text(text))
+    write_atomically(folder / CONFIG, json.dumps(record, indent=2) + "\n")
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -53,9 +50,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     file is missing and ValueError for a broken file, unknown keys, or tensors that do not fit.
     """
     folder = _folder(folder)
-    record = _read_record(folder / _CONFIG)
-    config = from_dict(TokenizerConfig, record["config"], f"{folder / _CONFIG}: config")
-    weights = folder / _WEIGHTS
+    record = _read_record(folder)
+    config = from_dict(TokenizerConfig, record["config"], f"{folder / CONFIG}: config")
+    weights = folder / WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"expected {weights}, found no such file")
     with torch.device("meta"):
@@ -63,7 +60,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     check_tensors(weights, expected)
     if _sha256(weights) != record["weights_sha256"]:
         raise ValueError(
-            f"{weights}: expected sha256 {record['weights_sha256'][:16]} as in {_CONFIG}, found "
+            f"{weights}: expected sha256 {record['weights_sha256'][:16]} as in {CONFIG}, found "
             f"{_sha256(weights)[:16]}; the file is damaged or belongs to another tokenizer"
         )
     with torch.random.fork_rng(devices=[]):
@@ -71,15 +68,15 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     tokenizer.load_state_dict(load_file(weights))
     if (found := tokenizer.code_space_hash()) != record["code_space_hash"]:
         raise ValueError(
-            f"{folder}: expected code space {record['code_space_hash'][:16]} as in {_CONFIG}, "
-            f"found {found[:16]}; {_CONFIG} was changed after it was written"
+            f"{folder}: expected code space {record['code_space_hash'][:16]} as in {CONFIG}, "
+            f"found {found[:16]}; {CONFIG} was changed after it was written"
         )
     return tokenizer.eval()
 
 
 def tokenizer_extra(folder: Path | str) -> dict[str, Any]:
     """The `extra` facts that were saved with a tokenizer."""
-    return _read_record(_folder(folder) / _CONFIG)["extra"]
+    return _read_record(_folder(folder))["extra"]
 
 
 def check_tensors(path: Path, expected: dict[str, Tensor]) -> None:
@@ -105,19 +102,11 @@ def check_tensors(path: Path, expected: dict[str, Tensor]) -> None:
 
 def _folder(path: Path | str) -> Path:
     path = Path(path)
-    return path.parent if path.name == _WEIGHTS else path
+    return path.parent if path.name == WEIGHTS else path
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected {path}, found no such file; a tokenizer is a folder with {_CONFIG} and "
-            f"{_WEIGHTS}"
-        )
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found {error}") from error
+def _read_record(folder: Path) -> dict[str, Any]:
+    record, path = read_config(folder, "tokenizer", "a tokenizer run"), folder / CONFIG
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{path}: expected format '{_FORMAT}', found {found!r}")
@@ -129,12 +118,3 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from semvq.training.checkpoint import write_atomically
+from semvq.files import write_atomically
 
 PLAIN_SECONDS = 15.0  # a line this often where there is no terminal to draw a bar on
 
@@ -99,9 +99,10 @@ class Journal:
 
 def say_progress(title: str, done: int, total: int) -> None:
     """A single moving line on the terminal; nothing elsewhere but the last."""
-    if sys.stderr.isatty() or done >= total:
-        end = "\n" if done >= total else ""
-        print(f"\r{title}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+    moving, last = sys.stderr.isatty(), done >= total
+    if moving or last:
+        start, end = "\r" if moving else "", "\n" if last else ""
+        print(f"{start}{title}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from PIL import Image
 from torch import Tensor
 
-from semvq.config import Config, duration_in_images
-from semvq.data.images import stream, to_uint8
+from semvq.config import Config, check_duration, duration_in_images
+from semvq.data.images import save_png, stream
 from semvq.training.checkpoint import load_newest, save_checkpoint
 from semvq.training.journal import Journal
 from semvq.training.optim import learning_rate
@@ -48,6 +47,8 @@ class LoopConfig(Config):
         for name in ("batch_size", "accumulate", "keep_checkpoints", "max_skipped_in_a_row"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name in ("duration", "log_every", "evaluate_every", "save_every"):
+            check_duration(getattr(self, name), name)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"expected a batch size divisible by accumulate {self.accumulate}, "
@@ -206,8 +207,7 @@ def _report(
     journal.log(state.images_seen, values)
     if grid is not None:
         (folder / "samples").mkdir(exist_ok=True)
-        pixels = to_uint8(grid).permute(1, 2, 0).cpu().numpy()
-        Image.fromarray(pixels).save(folder / "samples" / f"{state.images_seen:012d}.png")
+        save_png(grid, folder / "samples" / f"{state.images_seen:012d}.png")
 
 
 @contextmanager
