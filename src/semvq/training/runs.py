@@ -1,7 +1,7 @@
 """Run folders: what a recipe leaves behind, where its upstream is found, and how it is started.
 
 recipe.json (resolved, hashed) · log.jsonl · checkpoints/ · model.safetensors + config.json ·
-samples/ · finished (once it is).
+samples/ · finished (once it is) · lock (while a job is at work).
 """
 
 import json
@@ -13,7 +13,8 @@ import torch
 from lightning_fabric import Fabric
 
 from semvq.config import config_hash, differences, from_dict, to_dict
-from semvq.training.checkpoint import write_atomically
+from semvq.files import write_atomically
+from semvq.training.lock import only_job
 from semvq.training.loop import train
 from semvq.training.recipe import Recipe
 from semvq.training.task import Setting
@@ -45,36 +46,37 @@ def train_recipe(
     found_upstream = find_upstream(recipe, folder, upstream)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder to write to, found a file")
-    if (folder / "recipe.json").exists():
-        _check_same(recipe, folder)
+    with only_job(folder):
+        if (folder / "recipe.json").exists():
+            _check_same(recipe, folder)
 
-    fabric = _engine(recipe, resolve_device(device))
-    setting = Setting(
-        folder=folder,
-        data=data,
-        val=val,
-        tokens=tokens,
-        upstream=found_upstream,
-        device=fabric.device,
-        seed=recipe.loop.seed,
-        batch_size=recipe.loop.batch_size,
-        duration=recipe.loop.duration,
-    )
-    task = recipe.task.open(setting)
-    _write_recipe(recipe, folder)  # now that the task opens: a mistake must not fix the folder
-    stopped = train(
-        fabric,
-        task,
-        recipe.loop,
-        folder,
-        title=title or recipe.name,
-        headline=HEADLINE,
-        num_workers=num_workers,
-        tensorboard=tensorboard,
-    )
-    if stopped is None:
-        write_atomically(folder / "finished", config_hash(recipe) + "\n")
-    return stopped
+        fabric = _engine(recipe, resolve_device(device))
+        setting = Setting(
+            folder=folder,
+            data=data,
+            val=val,
+            tokens=tokens,
+            upstream=found_upstream,
+            device=fabric.device,
+            seed=recipe.loop.seed,
+            batch_size=recipe.loop.batch_size,
+            duration=recipe.loop.duration,
+        )
+        task = recipe.task.open(setting)
+        _write_recipe(recipe, folder)  # now that the task opens: a mistake must not fix the folder
+        stopped = train(
+            fabric,
+            task,
+            recipe.loop,
+            folder,
+            title=title or recipe.name,
+            headline=HEADLINE,
+            num_workers=num_workers,
+            tensorboard=tensorboard,
+        )
+        if stopped is None:
+            write_atomically(folder / "finished", config_hash(recipe) + "\n")
+        return stopped
 
 
 def find_upstream(
