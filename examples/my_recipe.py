@@ -67,7 +67,9 @@ def my_phase1() -> Recipe:
     tokenizer = replace(
         recipe.task.tokenizer, multipliers=(1, 2, 3), quantizer=ScalarQuantizerConfig()
     )
-    return replace(recipe, name="my_phase1", task=replace(recipe.task, tokenizer=tokenizer))
+    task = replace(recipe.task, tokenizer=tokenizer)
+    # the demo's warm-up has other widths, so this one starts from nothing
+    return replace(recipe, name="my_phase1", task=task, upstream=None)
 
 
 def my_ar() -> Recipe:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from semvq.demo.story import scaled
+from semvq.demo.story import run_demo, scaled
 from semvq.recipes.fruit import fruit_phase1
 
 
@@ -18,6 +18,14 @@ def test_minutes_scale_whole_steps():
     assert half.loop.seed == 3
     assert int(half.loop.duration.split()[0]) == pytest.approx(images / 2, abs=16)
     assert scaled(recipe, 1e-9, seed=0).loop.duration == f"{2 * recipe.loop.batch_size} images"
+
+
+def test_another_length_in_the_same_folder_is_refused_by_its_option(tmp_path):
+    (tmp_path / "demo.json").write_text('{"minutes": 9.0, "seed": 0}')
+    with pytest.raises(ValueError, match="expected --minutes 9 .* found 60.*another --out"):
+        run_demo(tmp_path, minutes=60, seed=0, device="cpu")
+    with pytest.raises(ValueError, match="expected --seed 0 .* found 1"):
+        run_demo(tmp_path, minutes=9, seed=1, device="cpu")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import torch
 
 from semvq.evaluation.agreement import LinearClassifier, accuracy
 from semvq.metrics import (
+    chroma_r2,
     class_unigram_entropy,
     code_usage,
     perplexity,
@@ -22,6 +23,16 @@ def test_psnr_of_a_known_error():
     assert psnr(images + 0.2, images).tolist() == pytest.approx([20.0, 20.0], abs=1e-4)
     ones = torch.ones(1, 3, 4, 4)
     assert psnr(ones * 3, ones).item() == pytest.approx(psnr(ones, ones).item())
+
+
+def test_chroma_is_kept_faded_and_lost():
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    grey = images.mean(1, keepdim=True).expand_as(images)
+    assert chroma_r2(images, images) == pytest.approx(1)
+    assert chroma_r2(grey + (images - grey) / 2, images) == pytest.approx(0.75, abs=0.02)
+    assert chroma_r2(grey, images) == pytest.approx(0, abs=0.05)
+    brighter = (images + 0.1).clamp(-1, 1)
+    assert chroma_r2(brighter, images) > 0.97, "brightness is not colour"
 
 
 def test_entropies_of_known_codes():

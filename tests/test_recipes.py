@@ -59,7 +59,9 @@ def shrink(recipe: Recipe) -> Recipe:
             small = PatchGANConfig(channels=8, num_layers=1)
             if isinstance(gan.discriminator, StyleGANDiscriminatorConfig):
                 small = replace(gan.discriminator, channel_base=64, max_channels=8)
-            gan = replace(gan, discriminator=small, start="1 step", warmup="0 steps")
+            # felt from the second step on, or from the first where the discriminator is upstream's
+            warmup = "0 steps" if gan.warmup == "0 steps" else "1 step"
+            gan = replace(gan, discriminator=small, start="0 steps", warmup=warmup, ramp="0 steps")
         perceptual = replace(task.perceptual, logits_from="efficientnet-lite0", logits_size=32)
         task = replace(
             task, tokenizer=tokenizer, adversarial=gan, perceptual=perceptual,

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from semvq.config import with_overrides
-from semvq.data.images import stream
+from semvq.data.images import stream, to_float
 from semvq.tokenizer.files import load_tokenizer
 from semvq.training.checkpoint import checkpoints, load_checkpoint
 from semvq.training.journal import read_log
@@ -39,7 +39,7 @@ def upstream(tmp_path_factory, data) -> Path:
 
 def train(kind: str, folder: Path, data: Path, upstream: Path, workers: int = 0, **changes) -> None:
     recipe = TOYS[kind](**changes)
-    given = None if kind == "phase1" else upstream
+    given = upstream if kind in ("phase2", "ar", "nar") else None
     assert train_recipe(recipe, folder, data=data, upstream=given, num_workers=workers) is None
 
 
@@ -130,7 +130,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_no_frozen_one(
     tmp_path, data, upstream, kind
 ):
     recipe = TOYS[kind]()
-    given = None if kind == "phase1" else upstream
+    given = upstream if kind in ("phase2", "ar", "nar") else None
     task = recipe.task.open(_setting(tmp_path, data, given))
     torch.manual_seed(0)
     task.start(stream(task.dataset, 0, 8))
@@ -145,6 +145,42 @@ def test_every_trainable_parameter_gets_a_gradient_and_no_frozen_one(
     if kind == "phase2":
         frozen = [n for n, p in task.tokenizer.named_parameters() if not p.requires_grad]
         assert frozen and not any(n.startswith("decoder.") for n in frozen)
+
+
+def test_phase1_from_an_autoencoder_keeps_its_networks_and_makes_codes_of_its_latents(
+    tmp_path, data
+):
+    train("autoencoder", tmp_path / "plain", data, None)
+    plain = load_tokenizer(tmp_path / "plain")
+    with pytest.raises(ValueError, match="expected a tokenizer with codes"):
+        plain.encode(torch.zeros(1, 3, 16, 16))
+    assert "val/usage" not in read_log(tmp_path / "plain")[-1]
+
+    recipe = replace(toy_phase1(), upstream="toy_autoencoder")
+    task = TokenizerTask(recipe.task, _setting(tmp_path, data, tmp_path / "plain"))
+    for part in ("encoder", "decoder"):
+        expected, found = (getattr(t, part).state_dict() for t in (plain, task.tokenizer))
+        assert all(torch.equal(expected[k], found[k]) for k in expected)
+    task.start(stream(task.dataset, 0, 8))
+    batch = next(stream(task.dataset, 0, 8))
+    _, quantized = task.tokenizer(to_float(batch["image"]))
+    assert quantized.codes.unique().numel() > 4, "codes made of latents are in use from the start"
+
+    frozen = replace(toy_phase2().task, freeze_code_space=True)
+    with pytest.raises(ValueError, match="whose codes can be frozen"):
+        TokenizerTask(frozen, _setting(tmp_path, data, tmp_path / "plain"))
+    wide = with_overrides(recipe, ["task.tokenizer.quantizer.code_dim=4"])
+    with pytest.raises(ValueError, match="latents are 8 wide.*code_dim=8"):
+        TokenizerTask(wide.task, _setting(tmp_path, data, tmp_path / "plain"))
+
+
+def test_a_run_that_goes_on_from_codes_keeps_them(tmp_path, data, upstream):
+    recipe = replace(toy_phase1(), upstream="toy_phase1")
+    gan = replace(recipe.task.adversarial, warmup="0 steps")
+    task = TokenizerTask(replace(recipe.task, adversarial=gan), _setting(tmp_path, data, upstream))
+    before = load_tokenizer(upstream).quantizer.codebook
+    task.start(stream(task.dataset, 0, 8))
+    assert torch.equal(task.tokenizer.quantizer.codebook, before)
 
 
 def test_players_do_not_leak_gradients_into_each_other(tmp_path, data):

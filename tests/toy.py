@@ -10,10 +10,10 @@ from semvq.data.images import DataConfig
 from semvq.generators.ar import ARConfig
 from semvq.generators.nar import NARConfig
 from semvq.losses.discriminators import PatchGANConfig, StyleGANDiscriminatorConfig
-from semvq.losses.perceptual import PerceptualConfig
+from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
 from semvq.recipes.base import decoder_phase
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.quantize import VectorQuantizerConfig
+from semvq.tokenizer.quantize import UnquantizedConfig, VectorQuantizerConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
@@ -70,6 +70,15 @@ def toy_phase1(**changes: object) -> Recipe:
     )  # fmt: skip
 
 
+def toy_autoencoder(**changes: object) -> Recipe:
+    first = toy_phase1(**changes)
+    tokenizer = replace(first.task.tokenizer, quantizer=UnquantizedConfig(code_dim=8))
+    task = replace(
+        first.task, tokenizer=tokenizer, perceptual=NO_PERCEPTUAL, adversarial=None
+    )  # fmt: skip
+    return replace(first, name="toy_autoencoder", task=task)
+
+
 def toy_phase2(**changes: object) -> Recipe:
     recipe = decoder_phase(
         toy_phase1(), name="toy_phase2", summary="toy", duration="6 steps", learning_rate=1e-3,
@@ -97,6 +106,7 @@ def toy_generator(kind: str, **changes: object) -> Recipe:
 
 
 TOYS = {
+    "autoencoder": toy_autoencoder,
     "phase1": toy_phase1,
     "phase2": toy_phase2,
     "ar": lambda **c: toy_generator("ar", **c),

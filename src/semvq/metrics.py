@@ -1,12 +1,13 @@
 """Pure figures on images and codes; they know tensors only.
 
-Reconstruction: PSNR. Codes: usage, perplexity, unigram entropies (the floor a transformer must
-beat). Metrics that need a pretrained network live beside that network's loss or protocol.
+Reconstruction: PSNR, colour. Codes: usage, perplexity, unigram entropies (the floor a transformer
+must beat). Metrics that need a pretrained network live beside that network's loss or protocol.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -14,6 +15,22 @@ def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB per image; both (B, 3, H, W), range [-1, 1], clamped."""
     error = (reconstruction.clamp(-1, 1) - images).float().square().flatten(1).mean(1)
     return 10 * torch.log10(4.0 / error.clamp_min(1e-12))
+
+
+def chroma_r2(reconstruction: Tensor, images: Tensor, block: int = 4) -> float:
+    """Share of the colour's variance that survives: 1 is all of it; both (N, 3, H, W), [-1, 1].
+
+    R squared, over all images and places, of what the mean over `block` x `block` pixels of every
+    channel is beyond the grey value there. PSNR hardly sees colours fade; this does.
+    """
+
+    def chroma(x: Tensor) -> Tensor:
+        x = F.avg_pool2d(x.clamp(-1, 1).float(), block)
+        return x - x.mean(1, keepdim=True)
+
+    found, wanted = chroma(reconstruction), chroma(images)
+    spread = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()
+    return float(1 - (found - wanted).square().sum() / spread.clamp_min(1e-12))
 
 
 def code_counts(codes: Tensor, num_codes: int) -> Tensor:

@@ -19,6 +19,7 @@ from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
 from semvq.losses.perceptual import PerceptualConfig, PerceptualLoss
 from semvq.metrics import (
+    chroma_r2,
     class_unigram_entropy,
     code_usage,
     perplexity,
@@ -61,7 +62,7 @@ def collect(out: Path, val: Path, *, seed: int) -> tuple[Figures, Pictures]:
     held_out = load_photos(val, config)
     generators = {name: load_generator(out / f"fruit_{name}") for name in ("ar", "nar")}
 
-    figures: Figures = {"num_held_out": len(held_out.images)}
+    figures: Figures = {"num_held_out": len(held_out.images), "classes": list(held_out.classes)}
     figures["reconstruction"], pictures = reconstruction(tokenizers, held_out)
     figures["codes"] = codes_are_frozen(tokenizers, held_out)
     cache = TokenCache.open(out / "fruit_ar" / "tokens" / "train")
@@ -88,18 +89,19 @@ def load_photos(path: Path, config: DataConfig) -> Photos:
 
 
 def reconstruction(tokenizers: dict[str, Tokenizer], photos: Photos) -> tuple[Figures, Pictures]:
-    """PSNR and LPIPS (VGG16, v0.1) of every tokenizer on held-out photos, and rows to look at."""
+    """PSNR, colour and LPIPS (VGG16, v0.1) of every tokenizer, and rows of photos to look at."""
     lpips = PerceptualConfig(alpha=0.0, form="lpips").load()
     figures: Figures = {}
-    shown = photos.images[:: max(1, len(photos.images) // NUM_SHOWN)][:NUM_SHOWN]
-    rows = [shown]
+    shown = spread(len(photos.images))
+    rows = [photos.images[shown]]
     for name, tokenizer in tokenizers.items():
         images = reconstruct(tokenizer, photos.images)
         figures[name] = {
             "psnr": float(psnr(images, photos.images).mean()),
+            "chroma_r2": chroma_r2(images, photos.images),
             "lpips": _mean_distance(lpips, images, photos.images),
         }
-        rows.append(reconstruct(tokenizer, shown))
+        rows.append(images[shown])
     verdict = figures["fruit_phase2_control"]["lpips"] - figures["fruit_phase2"]["lpips"]
     figures["attention_verdict"] = (
         f"attention decoder {'better' if verdict > 0 else 'not better'} than the equal-images "
@@ -137,7 +139,7 @@ def prediction(
         "unigram_cross_entropy": unigram_cross_entropy(train_codes, codes, num_codes),
         "unit": "nats per code",
     }
-    pick = torch.arange(0, len(codes), max(1, len(codes) // NUM_SHOWN))[:NUM_SHOWN]
+    pick = spread(len(codes))
     found = predict(ar, codes[pick], photos.labels[pick])
     picture = panel(
         photos.images[pick], tokenizer.decode(codes[pick]), tokenizer.decode(found.codes), found
@@ -218,6 +220,12 @@ def first_of_each_class(images: Tensor, labels: Tensor) -> Tensor:
     picks = [torch.nonzero(labels == c)[:SAMPLES_SHOWN, 0] for c in range(num_classes)]
     order = torch.stack(picks, dim=1).flatten()
     return image_grid(images[order], columns=num_classes)
+
+
+def spread(num_photos: int) -> Tensor:
+    """Numbers of `NUM_SHOWN` photos (or all, if fewer), evenly over the split and its classes."""
+    num = min(NUM_SHOWN, num_photos)
+    return torch.arange(num) * num_photos // num
 
 
 def reconstruct(tokenizer: Tokenizer, images: Tensor) -> Tensor:

@@ -13,6 +13,19 @@ LEAD = (
     "of fruit photos. The models are tiny: read it as a working miniature, not as a benchmark."
 )
 WIDTH = 1000
+WORDS = {
+    "psnr": "PSNR, dB",
+    "chroma_r2": "R² of chroma (1 keeps all colour)",
+    "lpips": "LPIPS (VGG16, v0.1; lower is closer)",
+    "ar_cross_entropy": "AR cross-entropy",
+    "ar_top1_accuracy": "AR top-1 accuracy",
+    "fruit_phase1": "phase 1",
+    "fruit_phase2": "phase 2",
+    "fruit_phase2_control": "control",
+    "changed_by_phase2": "codes changed by phase 2",
+    "same_code_space_hash": "phase 2 has phase 1's code-space hash",
+    "num_held_out": "held-out photos",
+}
 
 
 def write_page(out: Path, metrics: dict[str, Any], pictures: dict[str, Tensor]) -> None:
@@ -24,7 +37,7 @@ def write_page(out: Path, metrics: dict[str, Any], pictures: dict[str, Tensor]) 
     sections = [
         _reconstructions(pictures),
         _predictions(metrics, pictures),
-        _samples(pictures),
+        _samples(metrics["classes"], pictures),
         _curves(out, metrics),
         _table(metrics),
     ]
@@ -67,16 +80,20 @@ def _predictions(metrics: dict[str, Any], pictures: dict[str, Tensor]) -> Sectio
     )
 
 
-def _samples(pictures: dict[str, Tensor]) -> Section:
+def _samples(classes: list[str], pictures: dict[str, Tensor]) -> Section:
     captions = {
-        "ar": "AR transformer: one column per class.",
+        "ar": "AR transformer.",
         "nar": "NAR transformer (MaskGIT), 12 steps.",
         "class_unigram": "Control: every code drawn alone from its class's codes. Right colours, "
         "no shapes.",
         "unigram": "Control: every code drawn alone from all training codes.",
     }
     shown = [_picture(pictures[f"samples_{name}"], text) for name, text in captions.items()]
-    return Section("New images, and controls that know nothing of context", "", shown)
+    return Section(
+        "New images, and controls that know nothing of context",
+        f"One column per class, from left to right: {', '.join(classes)}.",
+        shown,
+    )
 
 
 def _curves(out: Path, metrics: dict[str, Any]) -> Section:
@@ -112,12 +129,19 @@ def _series(run: Path, name: str) -> tuple[list[float], list[float]]:
 def _table(metrics: dict[str, Any]) -> Section:
     rows: list[tuple[str, str, object]] = []
     for group, values in metrics.items():
-        if not isinstance(values, dict):
-            rows.append(("", group, values))
-            continue
-        for name, value in values.items():
+        if not isinstance(values, (dict, list)):
+            rows.append(("the run", _words(group), values))
+        for name, value in values.items() if isinstance(values, dict) else ():
             if isinstance(value, dict):
-                rows += [(group, f"{name}: {k}", v) for k, v in value.items()]
+                part = f"{_words(group)}, {_words(name)}"
+                rows += [(part, _words(k), v) for k, v in value.items()]
             else:
-                rows.append((group, name, value))
+                rows.append((_words(group), _words(name), value))
     return Section("Figures", "", rows=rows, header=("part", "figure", "value"))
+
+
+def _words(key: str) -> str:
+    """A key of metrics.json as a person would write it."""
+    text = WORDS.get(key, key.removeprefix("fruit_").replace("_", " "))
+    words = (w.upper() if w in ("ar", "nar") else w for w in text.split(" "))
+    return " ".join(words)

@@ -1,4 +1,4 @@
-"""The demo: five trainings, samples, the visualisation, figures and a report, in order.
+"""The demo: six trainings, samples, the visualisation, figures and a report, in order.
 
 Every stage is an ordinary run folder, so an interrupted demo goes on where it stopped.
 """
@@ -14,22 +14,24 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from semvq import assets
 from semvq.demo.figures import collect
 from semvq.demo.page import write_page
+from semvq.files import write_atomically
 from semvq.photos import fruit
 from semvq.recipes.fruit import (
     REFERENCE_MINUTES,
     fruit_ar,
+    fruit_autoencoder,
     fruit_nar,
     fruit_phase1,
     fruit_phase2,
     fruit_phase2_control,
 )
-from semvq.training.checkpoint import write_atomically
 from semvq.training.recipe import Recipe
 from semvq.training.runs import train_recipe
 
 DEMO_ASSETS = ("vgg16", "lpips-linear", "efficientnet-lite0", "mobilenet-v2")
 FIGURES = "sampling and figures"
 STAGES = (
+    ("warm-up: an autoencoder without codes", fruit_autoencoder),
     ("tokenizer, phase 1: semantics", fruit_phase1),
     ("tokenizer, phase 2: details", fruit_phase2),
     ("control: phase 2 without attention", fruit_phase2_control),
@@ -42,9 +44,9 @@ def run_demo(out: Path, *, minutes: float, seed: int, device: str) -> int:
     """Train, sample, judge and report into `out`; returns the exit code."""
     if not 0.1 <= minutes <= 100_000:
         raise ValueError(f"--minutes: expected a number from 0.1 up, found {minutes}")
+    _same_demo(out, minutes=minutes, seed=seed)
     fetch_assets()
     train_photos, val_photos = fruit()
-    out.mkdir(parents=True, exist_ok=True)
     for number, (title, make) in enumerate(STAGES, 1):
         recipe = scaled(make(), minutes / REFERENCE_MINUTES, seed)
         began = time.monotonic()
@@ -72,6 +74,20 @@ def run_demo(out: Path, *, minutes: float, seed: int, device: str) -> int:
     write_page(out, metrics, pictures)
     _say_where_to_look(out)
     return 0
+
+
+def _same_demo(out: Path, **asked: float) -> None:
+    """Note in `out/demo.json` what was asked for; ValueError where another demo lies there."""
+    path = out / "demo.json"
+    before = json.loads(path.read_text()) if path.exists() else asked
+    for name, value in asked.items():
+        if before[name] != value:
+            raise ValueError(
+                f"{out}: expected --{name} {before[name]:g} as at its start, found {value:g}; give "
+                "that one to go on, or another --out for another demo"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(asked) + "\n")
 
 
 def scaled(recipe: Recipe, factor: float, seed: int) -> Recipe:
@@ -125,5 +141,6 @@ def _say_where_to_look(out: Path) -> None:
         "Next:\n"
         f"  semvq sample {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --class Granny-Smith\n"
         f"  semvq probe {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --data {photos}\n"
-        "  semvq train fruit_phase1 --data YOUR_PHOTOS    (semvq recipes lists the others)"
+        "  semvq train fruit_autoencoder --data YOUR_PHOTOS    (then fruit_phase1 and so on; "
+        "see semvq recipes)"
     )

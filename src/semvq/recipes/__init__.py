@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from semvq.config import did_you_mean
 from semvq.recipes import fruit, imagenet256
 from semvq.training.recipe import Recipe
 
 RECIPES: tuple[Callable[[], Recipe], ...] = (
+    fruit.fruit_autoencoder,
     fruit.fruit_phase1,
     fruit.fruit_phase2,
     fruit.fruit_phase2_control,
@@ -42,7 +44,8 @@ def find_recipe(name: str) -> Recipe:
     known = {make.__name__: make for make in RECIPES}
     if name not in known:
         raise ValueError(
-            f"expected a recipe among {', '.join(known)}, or FILE.py:FUNCTION; found '{name}'"
+            f"expected a recipe among {', '.join(known)}, or FILE.py:FUNCTION; "
+            f"found '{name}'{did_you_mean(name, known)}"
         )
     return known[name]()
 

@@ -6,7 +6,7 @@ decoders trained on it can be told from others. Phase 2 changes the decoder and 
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -179,6 +179,23 @@ class Tokenizer(nn.Module):
                 flat = tensor.detach().cpu().contiguous().flatten()
                 digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def with_quantizer(tokenizer: Tokenizer, config: QuantizerConfig) -> Tokenizer:
+    """The same encoder and decoder around a new quantizer, whose codes are still to be made.
+
+    Raises ValueError where the width of the codes is another.
+    """
+    found = tokenizer.quantizer.code_dim
+    if config.code_dim != found:
+        raise ValueError(
+            f"the upstream run's latents are {found} wide, this quantizer's codes are "
+            f"{config.code_dim}; give --set task.tokenizer.quantizer.code_dim={found}"
+        )
+    new = replace(tokenizer.config, quantizer=config).build()
+    new.encoder.load_state_dict(tokenizer.encoder.state_dict())
+    new.decoder.load_state_dict(tokenizer.decoder.state_dict())
+    return new.to(tokenizer.last_layer.device).train(tokenizer.training)
 
 
 def upgrade_decoder(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:

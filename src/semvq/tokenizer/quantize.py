@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,8 @@ class Quantizer(nn.Module, ABC):
     `loss_weights` holds the factor of every loss that `forward` returns. `all_mean` averages a
     tensor over processes, differentiably; one process leaves it as the identity.
     """
+
+    has_codes: ClassVar[bool] = True  # False for a rule that does not quantize at all
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -190,6 +192,46 @@ class VectorQuantizer(Quantizer):
             temperature = temperature * self.all_mean(scale)
         usage = soft_usage(flat, self.codebook, config.entropy_distance, temperature)
         return usage_entropy(self.all_mean(usage))
+
+
+@dataclass(frozen=True)
+class UnquantizedConfig(QuantizerConfig):
+    """No quantization: a plain autoencoder, from which phase 1 can start (as in VQFR).
+
+    A codebook that starts from the latents of such an encoder starts well; `code_dim` is theirs.
+    """
+
+    num_codes: int = 1
+
+    def build(self) -> "Unquantized":
+        """The module these settings describe."""
+        return Unquantized(self)
+
+
+class Unquantized(Quantizer):
+    """Hands the latents on as they are; there are no codes to ask for."""
+
+    has_codes = False
+
+    def forward(self, latents: Tensor) -> Quantized:
+        """Latents (B, C, h, w) as embeddings; every code is the only one there is."""
+        b, _, h, w = latents.shape
+        codes = torch.zeros(b, h, w, dtype=torch.int64, device=latents.device)
+        return Quantized(codes, latents, {})
+
+    def encode(self, latents: Tensor) -> Tensor:
+        """ValueError: see `lookup`."""
+        raise ValueError(_NO_CODES)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """ValueError: the latents cannot be had back from codes."""
+        raise ValueError(_NO_CODES)
+
+
+_NO_CODES = (
+    "expected a tokenizer with codes, found a plain autoencoder; train a phase 1 on top of it "
+    "with --upstream RUN"
+)
 
 
 def straight_through(latents: Tensor, embeddings: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from semvq.data.images import (
     open_train_val,
     to_float,
 )
+from semvq.files import replace_atomically
 from semvq.losses.adversarial import (
     adaptive_weight,
     discriminator_loss,
@@ -35,7 +36,12 @@ from semvq.losses.discriminators import DiscriminatorConfig
 from semvq.losses.perceptual import PerceptualConfig
 from semvq.metrics import psnr
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer
-from semvq.tokenizer.model import Tokenizer, TokenizerConfig, upgrade_decoder
+from semvq.tokenizer.model import (
+    Tokenizer,
+    TokenizerConfig,
+    upgrade_decoder,
+    with_quantizer,
+)
 from semvq.tokenizer.usage import UsageCounter
 from semvq.training.optim import OptimConfig
 from semvq.training.task import Player, Setting, Task, TaskConfig, Turn
@@ -95,6 +101,7 @@ class TokenizerTask(Task):
         self.epoch_size = len(train)
 
         torch.manual_seed(setting.seed)
+        self.codes_are_new = True
         self.tokenizer = self._tokenizer(setting.upstream).to(self.device)
         if config.freeze_code_space:
             self.tokenizer.freeze_code_space()
@@ -125,7 +132,16 @@ class TokenizerTask(Task):
         if upstream is None:
             return self.config.tokenizer.build()
         # D13: the exported weights of the upstream run are its averaged ones
-        return upgrade_decoder(load_tokenizer(upstream), self.config.tokenizer)
+        tokenizer = load_tokenizer(upstream)
+        self.codes_are_new = not tokenizer.quantizer.has_codes
+        if self.codes_are_new:
+            if self.config.freeze_code_space:
+                raise ValueError(
+                    f"{upstream}: expected a tokenizer whose codes can be frozen, found a plain "
+                    "autoencoder; train a phase 1 on it first"
+                )
+            tokenizer = with_quantizer(tokenizer, self.config.tokenizer.quantizer)
+        return upgrade_decoder(tokenizer, self.config.tokenizer)
 
     def _load_discriminator(self, upstream: Path | None) -> None:
         """D13: phase 2 goes on with phase 1's discriminator, when the two have the same shape."""
@@ -151,11 +167,11 @@ class TokenizerTask(Task):
         return {"data": self.dataset.image_set.fingerprint, "code space": space}
 
     def start(self, batches: Iterator[dict[str, Any]]) -> None:
-        """Balance the perceptual layers (D5) and start the codebook from encoder outputs."""
+        """Balance the perceptual layers (D5); start a new codebook from encoder outputs."""
         if self.config.perceptual.form == "balanced":
             for batch in itertools.islice(batches, CALIBRATION_BATCHES):
                 self.perceptual.calibrate(to_float(batch["image"]))
-        if self.config.freeze_code_space:
+        if not self.codes_are_new:
             return
         latents: list[Tensor] = []
         needed = CODES_PER_CODE * self.tokenizer.quantizer.num_codes
@@ -238,6 +254,8 @@ class TokenizerTask(Task):
 
     def gauges(self) -> dict[str, float]:
         """Usage and perplexity of the codebook since the last log line."""
+        if not self.tokenizer.quantizer.has_codes:
+            return {}
         values = {"usage": self.usage.usage(), "perplexity": self.usage.perplexity()}
         self.usage.reset()
         return values
@@ -257,8 +275,9 @@ class TokenizerTask(Task):
         found = torch.cat(ratios)
         yield "psnr", float(found.mean())
         yield "perceptual", float(torch.stack(distances).sum()) / len(found)
-        yield "usage", counter.usage()
-        yield "perplexity", counter.perplexity()
+        if self.tokenizer.quantizer.has_codes:
+            yield "usage", counter.usage()
+            yield "perplexity", counter.perplexity()
 
     def pictures(self) -> Tensor:
         """Held-out images above their reconstructions."""
@@ -274,9 +293,7 @@ class TokenizerTask(Task):
         save_tokenizer(self.tokenizer, folder, {"classes": list(self.val.classes)})
         if self.discriminator is not None:
             weights = {k: v.contiguous() for k, v in self.discriminator.state_dict().items()}
-            temporary = folder / f".{DISCRIMINATOR_FILE}"
-            save_file(weights, temporary)
-            temporary.replace(folder / DISCRIMINATOR_FILE)
+            replace_atomically(folder / DISCRIMINATOR_FILE, lambda path: save_file(weights, path))
 
     def state(self) -> dict[str, Tensor]:
         """Scales of the perceptual layers and the window of code counts."""
