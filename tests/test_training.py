@@ -188,7 +188,7 @@ def test_players_do_not_leak_gradients_into_each_other(tmp_path, data):
     task.start(stream(task.dataset, 0, 4))
     turns = task.turns(next(stream(task.dataset, 0, 4)), images_seen=10_000)
     next(turns).loss.backward()
-    assert all(p.grad is None for p in task.discriminator.parameters())
+    assert all(p.grad is None for p in task.adversary.discriminator.parameters())
     task.tokenizer.zero_grad()
     next(turns).loss.backward()
     assert all(p.grad is None for p in task.tokenizer.parameters())

@@ -146,12 +146,14 @@ class VectorQuantizer(Quantizer):
 
         The losses are "codebook" and "commitment", mean squared differences, and "entropy", minus
         the entropy of the soft usage in nats: lower is smoother (D1). Those of weight 0 are left
-        out.
+        out, and all of them in evaluation mode: the entropy waits for other processes.
         """
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             codes = self.encode(latents)
             embeddings = self.lookup(codes)
+            if not self.training:
+                return Quantized(codes, straight_through(latents, embeddings), {})
             losses = {
                 "codebook": codebook_loss(latents, embeddings),
                 "commitment": commitment_loss(latents, embeddings),

@@ -1,5 +1,7 @@
 """How much of the codebook is in use: counts on the device, read only when asked."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,12 @@ class UsageCounter:
         """exp of the entropy of the code frequencies, in [1, K]; 1 when nothing was counted."""
         share = self.counts.double() / self.counts.sum().clamp_min(1)
         return torch.special.entr(share).sum().exp().item()
+
+    def summed(self, total: Callable[[Tensor], Tensor]) -> "UsageCounter":
+        """A counter with the counts of all processes; `total` sums a tensor over them."""
+        whole = UsageCounter(len(self.counts), self.counts.device)
+        whole.counts += total(self.counts)
+        return whole
 
     def reset(self) -> None:
         """Start counting afresh."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semvq.files import flush, write_atomically  # noqa: F401  (`demo` takes the second from here)
+from semvq.files import flush
 
 MANIFEST = "manifest.json"
 FILES = ("tensors.safetensors", "scalars.json")

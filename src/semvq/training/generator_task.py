@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from semvq.data.images import DataConfig, ImageSet, image_grid, open_train_val
+from semvq.data.token_parts import join_caches
 from semvq.data.tokens import TokenCache, TrainTokens, write_tokens
 from semvq.downloads import Progress
 from semvq.generators.base import GeneratorConfig
 from semvq.generators.files import save_generator
 from semvq.tokenizer.files import load_tokenizer
 from semvq.tokenizer.model import Tokenizer
+from semvq.training.distributed import World
 from semvq.training.journal import say_progress
 from semvq.training.optim import OptimConfig
 from semvq.training.task import Player, Setting, Task, TaskConfig, Turn
@@ -48,7 +50,7 @@ class GeneratorTask(Task):
     def __init__(self, config: GeneratorTaskConfig, setting: Setting) -> None:
         if setting.upstream is None:
             raise ValueError("expected an upstream tokenizer run, found none; give --upstream RUN")
-        self.config, self.device = config, setting.device
+        self.config, self.device, self.world = config, setting.device, setting.world
         self.tokenizer = load_tokenizer(setting.upstream).to(self.device).eval()
         self.tokenizer.requires_grad_(False)
         self.space = self.tokenizer.code_space_hash()
@@ -73,7 +75,9 @@ class GeneratorTask(Task):
         if setting.data is not None:
             images = open_train_val(setting.data, setting.val, self.config.data)
             self._check(str(setting.data), num_classes=len(images[0].classes))
-        if setting.tokens is None and not folder.exists():
+        here = torch.tensor(float(folder.exists()), device=self.device)
+        # every process must see the same, before the first of them makes the folder
+        if setting.tokens is None and not self.world.total(here):
             if images is None:
                 raise ValueError("expected --tokens CACHE or --data PATH, found neither")
             encode_images(
@@ -83,6 +87,7 @@ class GeneratorTask(Task):
                 self.config.data,
                 self.config.num_views,
                 say_progress,
+                self.world,
             )
         if not (folder / "train").is_dir() or not (folder / "val").is_dir():
             raise ValueError(
@@ -127,13 +132,14 @@ class GeneratorTask(Task):
 
     def evaluate(self) -> Iterator[tuple[str, float]]:
         """Mean held-out cross-entropy in nats per (masked) code, first view of every image."""
-        total = 0.0
-        for start in range(0, self.num_val, EVAL_BATCH):
-            codes, labels = self.val.read(range(start, min(start + EVAL_BATCH, self.num_val)))
+        total = torch.zeros((), dtype=torch.float64)
+        part = self.world.share(self.num_val)
+        for start in range(part.start, part.stop, EVAL_BATCH):
+            codes, labels = self.val.read(range(start, min(start + EVAL_BATCH, part.stop)))
             classes = labels.to(self.device) if self.config.generator.num_classes else None
             loss = self.generator.evaluation_loss(codes.to(self.device), classes)
             total += float(loss) * len(codes)
-        yield "cross_entropy", total / self.num_val
+        yield "cross_entropy", float(self.world.total(total.to(self.device))) / self.num_val
 
     def pictures(self) -> Tensor:
         """Samples, decoded by the upstream tokenizer; classes in turn."""
@@ -160,12 +166,16 @@ def encode_images(
     config: DataConfig,
     num_views: int,
     progress: Progress | None = None,
+    world: World | None = None,
 ) -> None:
     """Write the token caches `folder/train` and `folder/val` of (training, held-out) images.
 
-    Both appear together or not at all; a held-out image has its centred view alone. ValueError
-    where `folder` exists.
+    Both appear together or not at all; a held-out image has its centred view alone. Each process
+    of `world` encodes its part of the images, and the writing one joins them. ValueError where
+    `folder` exists.
     """
+    world = world or World()
+    world.wait()  # until all have asked whether the folder is there
     if folder.exists():
         raise ValueError(f"{folder}: expected a new folder for the token cache, found one there")
     device = next(tokenizer.parameters()).device
@@ -174,19 +184,27 @@ def encode_images(
     def encode(pixels: Tensor) -> Tensor:
         return tokenizer.encode(pixels.to(device)).cpu()
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}-*"):  # of a run that was killed
-        shutil.rmtree(stale)
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name}-parts")
+    if world.is_writer:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    world.wait()
     for name, image_set, views in zip(("train", "val"), images, (num_views, 1)):
-        write_tokens(
-            temporary / name,
-            encode,
-            image_set,
-            config,
-            num_views=views,
-            num_codes=tokenizer.num_codes,
-            code_space_hash=tokenizer.code_space_hash(),
-            progress=progress,
-        )
-    os.replace(temporary, folder)
+        part = world.share(len(image_set))
+        if len(part):
+            write_tokens(
+                temporary / name / f"{world.rank:06d}",
+                encode,
+                image_set.subset(part),
+                config,
+                num_views=views,
+                num_codes=tokenizer.num_codes,
+                code_space_hash=tokenizer.code_space_hash(),
+                progress=progress if world.is_writer else None,
+            )
+    world.wait()
+    if world.is_writer:
+        for name, image_set in zip(("train", "val"), images):
+            join_caches(temporary / name, image_set.fingerprint)
+        os.replace(temporary, folder)
+    world.wait()

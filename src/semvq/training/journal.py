@@ -92,9 +92,42 @@ class Journal:
             self.numbers = "  ".join(f"{k} {v:.3g}" for k, v in shown.items())
             self.progress.update(self.bar, numbers=self.numbers)
 
+    def warn(self, line: str) -> None:
+        """One line on what this process saw of its own part of the data."""
+        self.say(line)
+
     def say(self, line: str) -> None:
         """One line for the person at the terminal, above the bar."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class SilentJournal:
+    """The journal of a process that is not the writing one: nothing but its own warnings."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def __enter__(self) -> "SilentJournal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def resume(self, images_seen: int) -> None:
+        """Nothing."""
+
+    def advance(self, images_seen: int) -> None:
+        """Nothing."""
+
+    def log(self, images_seen: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing: the writing process says it."""
+
+    def warn(self, line: str) -> None:
+        """One line on what only this process saw."""
+        print(f"process {self.rank}: {line}", file=sys.stderr, flush=True)
 
 
 def say_progress(title: str, done: int, total: int) -> None:

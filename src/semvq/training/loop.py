@@ -17,7 +17,8 @@ from torch import Tensor
 from semvq.config import Config, check_duration, duration_in_images
 from semvq.data.images import save_png, stream
 from semvq.training.checkpoint import load_newest, save_checkpoint
-from semvq.training.journal import Journal
+from semvq.training.distributed import World
+from semvq.training.journal import Journal, SilentJournal
 from semvq.training.optim import learning_rate
 from semvq.training.state import TrainingState, seed_step
 from semvq.training.task import Logs, Player, Task
@@ -27,7 +28,8 @@ from semvq.training.task import Logs, Player, Task
 class LoopConfig(Config):
     """How long and how often; durations carry units ("500k steps", "300 epochs", "12M images").
 
-    `batch_size` images per optimiser step are worked off in `accumulate` equal parts.
+    `batch_size` images per optimiser step, over all processes, are worked off in `accumulate`
+    equal parts.
     """
 
     duration: str
@@ -62,6 +64,7 @@ class NonFiniteError(ValueError):
 
 def train(
     fabric: Fabric,
+    world: World,
     task: Task,
     config: LoopConfig,
     folder: Path,
@@ -85,9 +88,15 @@ def train(
     log_every = images(config.log_every)
     evaluate_every, save_every = images(config.evaluate_every), images(config.save_every)
     warmups = {p.name: images(p.optim.warmup) for p in task.players}
-    state = TrainingState(task, config.ema_decay)
+    state = TrainingState(task, config.ema_decay, world)
+    _check_parts(config, world)
+    diary = (
+        Journal(folder, title, total, headline, tensorboard)
+        if world.is_writer
+        else SilentJournal(world.rank)
+    )
 
-    with Journal(folder, title, total, headline, tensorboard) as journal, _signals() as signals:
+    with diary as journal, _signals() as signals:
         # resume, or initialise from data
         found = load_newest(folder / "checkpoints")
         if found:
@@ -99,10 +108,10 @@ def train(
         else:
             seed_step(config.seed, -1)
             with fabric.autocast():
-                task.start(_batches(task, 0, config, fabric, num_workers))
+                task.start(_batches(task, 0, config, fabric, world, num_workers))
         journal.resume(state.images_seen)
 
-        batches = _batches(task, state.images_seen, config, fabric, num_workers)
+        batches = _batches(task, state.images_seen, config, fabric, world, num_workers)
         named: set[str] = set()
 
         while state.images_seen < total:
@@ -113,7 +122,7 @@ def train(
             for part in range(config.accumulate):
                 batch = next(batches)
                 # after the batch was fetched: starting a loader draws random numbers too
-                seed_step(config.seed, state.step * config.accumulate + part)
+                seed_step(config.seed, state.step * config.accumulate + part, world.rank)
                 ids += batch["ids"]
                 _name_bad_images(batch, named, journal)
                 with fabric.autocast():
@@ -121,6 +130,11 @@ def train(
                         fabric.backward(turn.loss / config.accumulate)
                         losses.append(turn.loss.detach())
                         logs.append(turn.logs)
+
+            # what one process alone would have found on the whole batch
+            for player in task.players:
+                world.average_gradients(list(player.parameters().values()))
+            losses, logs, asked = world.agree(losses, logs, signals[0] if signals else 0)
 
             # guard: one look at all losses and gradient norms; then everybody steps, or nobody
             norms = {p.name: _gradient_norm(p, fabric.device) for p in task.players}
@@ -168,42 +182,60 @@ def train(
                 values |= {f"norm/{k}": float(v) for k, v in norms.items()}
                 journal.log(state.images_seen, values | {"skipped": float(state.skipped)})
             if last or _due(before, state.images_seen, evaluate_every):
-                _report(task, state, journal, folder, fabric)
-            if last or signals or _due(before, state.images_seen, save_every):
+                _report(task, state, journal, folder, fabric, world)
+            if last or asked or _due(before, state.images_seen, save_every):
                 # the export first: a kill between the two repeats the last steps, no more
-                with _averaged(state):
-                    task.export(folder)
-                save_checkpoint(
-                    folder / "checkpoints",
-                    state.images_seen,
-                    state.tensors(),
-                    state.scalars(),
-                    config.keep_checkpoints,
-                )
-            if signals:
+                tensors = state.tensors()
+                if world.is_writer:
+                    with _averaged(state):
+                        task.export(folder)
+                    save_checkpoint(
+                        folder / "checkpoints",
+                        state.images_seen,
+                        tensors,
+                        state.scalars(),
+                        config.keep_checkpoints,
+                    )
+                world.wait()
+            if asked:
                 journal.say(f"{title}: stopped and saved after {state.images_seen} images; "
                             "run the same command again to go on")  # fmt: skip
-                return signals[0]
+                return asked
     return None
 
 
+def _check_parts(config: LoopConfig, world: World) -> None:
+    parts = config.accumulate * world.count
+    if config.batch_size % parts:
+        raise ValueError(
+            f"expected a batch size that {world.count} processes x accumulate {config.accumulate} "
+            f"divide, found {config.batch_size}; give --set loop.batch_size="
+            f"{max(1, config.batch_size // parts) * parts} or another number of processes"
+        )
+
+
 def _batches(
-    task: Task, start: int, config: LoopConfig, fabric: Fabric, num_workers: int
+    task: Task, start: int, config: LoopConfig, fabric: Fabric, world: World, num_workers: int
 ) -> Iterator[dict[str, Any]]:
-    """Micro-batches on the device, from stream position `start` on."""
-    size = config.batch_size // config.accumulate
-    for batch in stream(task.dataset, start, size, num_workers):
+    """This process's micro-batches on the device, from stream position `start` on."""
+    size = config.batch_size // (config.accumulate * world.count)
+    for batch in stream(task.dataset, start, size, num_workers, (world.rank, world.count)):
         # image numbers for messages are read before the batch leaves the CPU: no wait in the step
         yield fabric.to_device(batch) | {"ids": batch["index"].tolist()}
 
 
 def _report(
-    task: Task, state: TrainingState, journal: Journal, folder: Path, fabric: Fabric
+    task: Task,
+    state: TrainingState,
+    journal: Journal | SilentJournal,
+    folder: Path,
+    fabric: Fabric,
+    world: World,
 ) -> None:
     """Held-out figures and a picture, with the averaged weights."""
     with _averaged(state), torch.no_grad(), fabric.autocast():
         values = {f"val/{k}": v for k, v in task.evaluate()}
-        grid = task.pictures()
+        grid = task.pictures() if world.is_writer else None
     journal.log(state.images_seen, values)
     if grid is not None:
         (folder / "samples").mkdir(exist_ok=True)
@@ -238,11 +270,13 @@ def _some(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:8])) + (" …" if len(ids) > 8 else "")
 
 
-def _name_bad_images(batch: dict[str, Any], named: set[str], journal: Journal) -> None:
+def _name_bad_images(
+    batch: dict[str, Any], named: set[str], journal: Journal | SilentJournal
+) -> None:
     for path in batch.get("bad", ()):
         if path not in named:
             named.add(path)
-            journal.say(f"skipped an unreadable image: {path} ({len(named)} so far)")
+            journal.warn(f"skipped an unreadable image: {path} ({len(named)} so far)")
 
 
 @contextmanager

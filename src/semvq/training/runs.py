@@ -6,21 +6,21 @@ samples/ · finished (once it is) · lock (while a job is at work).
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from semvq.config import config_hash, differences, from_dict, to_dict
 from semvq.files import write_atomically
+from semvq.training.distributed import start_engine
 from semvq.training.lock import only_job
 from semvq.training.loop import train
 from semvq.training.recipe import Recipe
 from semvq.training.task import Setting
 
 HEADLINE = ("loss/l1", "psnr", "usage", "loss", "val/psnr", "val/usage", "val/cross_entropy")
-PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def train_recipe(
@@ -46,11 +46,11 @@ def train_recipe(
     found_upstream = find_upstream(recipe, folder, upstream)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder to write to, found a file")
-    with only_job(folder):
+    place = resolve_device(device)
+    fabric, world = start_engine(place, _numerics(recipe, place))
+    with only_job(folder) if world.is_writer else nullcontext():
         if (folder / "recipe.json").exists():
             _check_same(recipe, folder)
-
-        fabric = _engine(recipe, resolve_device(device))
         setting = Setting(
             folder=folder,
             data=data,
@@ -58,14 +58,18 @@ def train_recipe(
             tokens=tokens,
             upstream=found_upstream,
             device=fabric.device,
+            world=world,
             seed=recipe.loop.seed,
             batch_size=recipe.loop.batch_size,
             duration=recipe.loop.duration,
         )
         task = recipe.task.open(setting)
-        _write_recipe(recipe, folder)  # now that the task opens: a mistake must not fix the folder
+        if world.is_writer:  # now that the task opens: a mistake must not fix the folder
+            _write_recipe(recipe, folder)
+        world.wait()
         stopped = train(
             fabric,
+            world,
             task,
             recipe.loop,
             folder,
@@ -74,7 +78,7 @@ def train_recipe(
             num_workers=num_workers,
             tensorboard=tensorboard,
         )
-        if stopped is None:
+        if stopped is None and world.is_writer:
             write_atomically(folder / "finished", config_hash(recipe) + "\n")
         return stopped
 
@@ -141,22 +145,15 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _engine(recipe: Recipe, device: torch.device) -> Fabric:
-    """Lightning Fabric on one device: precision and placement."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"expected one process, found WORLD_SIZE={os.environ['WORLD_SIZE']}; training over "
-            "many processes is not supported yet: start without torchrun"
-        )
-    precision = recipe.loop.precision
+def _numerics(recipe: Recipe, device: torch.device) -> str:
+    """The precision the recipe means on this device; deterministic kernels are asked for here."""
+    precision: str = recipe.loop.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     if recipe.loop.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=PRECISIONS[precision])
-    fabric.launch()
-    return fabric
+    return precision
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semvq.training.distributed import World
 from semvq.training.optim import WeightAverage, load_optimizer_tensors, optimizer_tensors
 from semvq.training.task import Task
 
@@ -16,8 +17,8 @@ class TrainingState:
     draws is a function of (seed, its number) and a resumed run draws what an unbroken one would.
     """
 
-    def __init__(self, task: Task, ema_decay: float) -> None:
-        self.task = task
+    def __init__(self, task: Task, ema_decay: float, world: World) -> None:
+        self.task, self.world = task, world
         self.optimizers = {p.name: p.optim.build(p.parameters()) for p in task.players}
         self.averages = {
             p.name: WeightAverage(p.parameters(), ema_decay) for p in task.players if p.averaged
@@ -63,12 +64,15 @@ class TrainingState:
             "images_seen": self.images_seen,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "identity": self.task.identity(),
+            "identity": self._identity(),
         }
+
+    def _identity(self) -> dict[str, str]:
+        return self.task.identity() | {"number of processes": str(self.world.count)}
 
     def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Take back a checkpoint. ValueError names any fact that differs from this run's."""
-        for key, own in self.task.identity().items():
+        for key, own in self._identity().items():
             found = scalars["identity"].get(key)
             if found != own:
                 raise ValueError(
@@ -89,9 +93,10 @@ class TrainingState:
         self.skipped, self.skipped_in_a_row = scalars["skipped"], scalars["skipped_in_a_row"]
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one micro-batch; mixed, so that neighbouring seeds share none."""
-    torch.manual_seed((seed * 0x9E3779B1 + step * 0x85EBCA77 + 0x165667B1) & 0x7FFF_FFFF_FFFF_FFFF)
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch for one micro-batch of one process; mixed, so that neighbours share none."""
+    mixed = seed * 0x9E3779B1 + step * 0x85EBCA77 + rank * 0xC2B2AE3D27D4EB4F + 0x165667B1
+    torch.manual_seed(mixed & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from semvq.config import Config
+from semvq.training.distributed import World
 from semvq.training.optim import OptimConfig
 
 Logs = dict[str, Tensor]
@@ -56,6 +57,7 @@ class Setting:
     seed: int
     batch_size: int
     duration: str
+    world: World = World()
 
 
 class Task(ABC):
@@ -75,28 +77,34 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> Iterator[tuple[str, float]]:
-        """Figures on the held-out data, with the weights as they stand."""
+        """Figures on the held-out data, with the weights as they stand.
+
+        Called in every process; each judges its part, and all return the same.
+        """
 
     def gauges(self) -> dict[str, float]:
-        """Figures since the last log line; asked for only when one is due, as they may wait for
+        """Figures since the last log line, called in every process.
 
-        the device.
+        Asked for only when a line is due, as they may wait for the device.
         """
         return {}
 
     @abstractmethod
     def pictures(self) -> Tensor | None:
-        """An image grid, float in [-1, 1], (3, H, W), of how training goes; or None."""
+        """An image grid, float in [-1, 1], (3, H, W), of how training goes; or None.
+
+        Called in the writing process alone, so it must not wait for others.
+        """
 
     @abstractmethod
     def export(self, folder: Path) -> None:
-        """Write `model.safetensors` and `config.json` for inference into `folder`."""
+        """Write `model.safetensors` and `config.json` for inference; the writing process alone."""
 
     def start(self, batches: Iterator[dict[str, Any]]) -> None:  # noqa: B027
         """Initialise from data once, before the first step (codebook, loss scales)."""
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors beyond modules and optimisers that a resumed run needs."""
+        """Tensors beyond modules and optimisers that a resumed run needs; in every process."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:

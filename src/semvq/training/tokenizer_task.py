@@ -8,14 +8,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semvq.config import Config, duration_in_images
+from semvq.config import duration_in_images
 from semvq.data.images import (
     DataConfig,
     TrainImages,
@@ -24,15 +23,6 @@ from semvq.data.images import (
     open_train_val,
     to_float,
 )
-from semvq.files import replace_atomically
-from semvq.losses.adversarial import (
-    adaptive_weight,
-    discriminator_loss,
-    generator_loss,
-    r1_penalty,
-    with_gradient,
-)
-from semvq.losses.discriminators import DiscriminatorConfig
 from semvq.losses.perceptual import PerceptualConfig
 from semvq.metrics import psnr
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer
@@ -43,32 +33,12 @@ from semvq.tokenizer.model import (
     with_quantizer,
 )
 from semvq.tokenizer.usage import UsageCounter
+from semvq.training.adversary import AdversarialConfig, Adversary
 from semvq.training.optim import OptimConfig
 from semvq.training.task import Player, Setting, Task, TaskConfig, Turn
 
-DISCRIMINATOR_FILE = "discriminator.safetensors"
 CODES_PER_CODE = 8  # latents gathered per codebook entry for its initialisation
 CALIBRATION_BATCHES = 8
-
-
-@dataclass(frozen=True)
-class AdversarialConfig(Config):
-    """The GAN term (D7, D8, D14).
-
-    The discriminator trains from `start` on; the autoencoder feels it `warmup` later, at a weight
-    that rises over `ramp`. `adaptive` scales by the gradient ratio at the decoder's last layer.
-    """
-
-    discriminator: DiscriminatorConfig
-    optim: OptimConfig
-    objective: Literal["hinge", "logistic"] = "logistic"
-    weight: float = 0.1
-    adaptive: bool = False
-    start: str = "0 steps"
-    warmup: str = "0 steps"
-    ramp: str = "0 steps"
-    r1_weight: float = 0.0
-    r1_every: int = 16  # steps between two lazy R1 penalties
 
 
 @dataclass(frozen=True)
@@ -94,7 +64,7 @@ class TokenizerTask(Task):
     """Autoencoder and discriminator; see `TokenizerTaskConfig` for what a phase is."""
 
     def __init__(self, config: TokenizerTaskConfig, setting: Setting) -> None:
-        self.config, self.device = config, setting.device
+        self.config, self.device, self.world = config, setting.device, setting.world
         assert setting.data is not None
         train, self.val = open_train_val(setting.data, setting.val, config.data)
         self.dataset: TrainImages = TrainImages(train, config.data, setting.seed)
@@ -107,26 +77,28 @@ class TokenizerTask(Task):
             self.tokenizer.freeze_code_space()
         self.perceptual = config.perceptual.load().to(self.device)
         quantizer = self.tokenizer.quantizer
+        quantizer.all_mean = self.world.mean
         self.usage = UsageCounter(quantizer.num_codes, self.device)
         self.players = [Player("autoencoder", self.tokenizer, config.optim)]
-        self.discriminator = None
+        self.adversary: Adversary | None = None
         if config.adversarial:
-            gan = config.adversarial
-            self.discriminator = gan.discriminator.build(config.tokenizer.resolution)
-            self.discriminator.to(self.device)
-            player = Player("discriminator", self.discriminator, gan.optim, averaged=False)
-            self.players.append(player)
+            self.adversary = self._adversary(config.adversarial, setting)
+            self.players.append(self.adversary.player)
 
-            total = duration_in_images(setting.duration, setting.batch_size, self.epoch_size)
-
-            def images(text: str) -> int:
-                return duration_in_images(text, setting.batch_size, self.epoch_size, total)
-
-            self.start_at = images(gan.start)
-            self.felt_at = self.start_at + images(gan.warmup)
-            self.ramp = images(gan.ramp)
-            self.r1_period = gan.r1_every * setting.batch_size
-            self._load_discriminator(setting.upstream)
+    def _adversary(self, config: AdversarialConfig, setting: Setting) -> Adversary:
+        size, epoch = setting.batch_size, self.epoch_size
+        total = duration_in_images(setting.duration, size, epoch)
+        adversary = Adversary(
+            config,
+            self.config.tokenizer.resolution,
+            size,
+            lambda text: duration_in_images(text, size, epoch, total),
+            self.device,
+            self.world,
+        )
+        if setting.upstream is not None:
+            adversary.take_over(setting.upstream)
+        return adversary
 
     def _tokenizer(self, upstream: Path | None) -> Tokenizer:
         if upstream is None:
@@ -143,23 +115,6 @@ class TokenizerTask(Task):
             tokenizer = with_quantizer(tokenizer, self.config.tokenizer.quantizer)
         return upgrade_decoder(tokenizer, self.config.tokenizer)
 
-    def _load_discriminator(self, upstream: Path | None) -> None:
-        """D13: phase 2 goes on with phase 1's discriminator, when the two have the same shape."""
-        gan = self.config.adversarial
-        if upstream is None or gan is None or self.discriminator is None:
-            return
-        file = upstream / DISCRIMINATOR_FILE
-        weights = load_file(file) if file.exists() else {}
-        own = self.discriminator.state_dict()
-        if {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in weights.items()}:
-            self.discriminator.load_state_dict(weights)
-        elif self.felt_at == self.start_at:
-            raise ValueError(
-                f"{file}: expected the upstream run's discriminator, found "
-                f"{'another one' if weights else 'none'}; an untrained one must warm up before it "
-                "acts: give --set 'task.adversarial.warmup=2k steps'"
-            )
-
     def identity(self) -> dict[str, str]:
         """The images, and in phase 2 the frozen code space."""
         frozen = self.config.freeze_code_space
@@ -168,16 +123,17 @@ class TokenizerTask(Task):
 
     def start(self, batches: Iterator[dict[str, Any]]) -> None:
         """Balance the perceptual layers (D5); start a new codebook from encoder outputs."""
+        images = (to_float(self.world.gather(batch["image"])) for batch in batches)
         if self.config.perceptual.form == "balanced":
-            for batch in itertools.islice(batches, CALIBRATION_BATCHES):
-                self.perceptual.calibrate(to_float(batch["image"]))
+            for whole in itertools.islice(images, CALIBRATION_BATCHES):
+                self.perceptual.calibrate(whole)
         if not self.codes_are_new:
             return
         latents: list[Tensor] = []
         needed = CODES_PER_CODE * self.tokenizer.quantizer.num_codes
         with torch.no_grad():
             while sum(x.shape[0] * x.shape[2] * x.shape[3] for x in latents) < needed:
-                latents.append(self.tokenizer.latents(to_float(next(batches)["image"])).float())
+                latents.append(self.tokenizer.latents(next(images)).float())
         self.tokenizer.quantizer.initialize(torch.cat(latents))
 
     def turns(self, batch: dict[str, Any], images_seen: int) -> Iterator[Turn]:
@@ -189,17 +145,18 @@ class TokenizerTask(Task):
         image_loss, logs = self._image_loss(reconstruction, images)
         logs |= {f"loss/{k}": v.detach() for k, v in quantized.losses.items()}
 
-        gan_weight = self._gan_weight(images_seen)
-        if gan_weight > 0:
-            loss, gan_logs = self._with_gan(reconstruction, image_loss, gan_weight)
+        weight = self.adversary.weight(images_seen) if self.adversary else 0.0
+        loss = image_loss
+        if self.adversary and weight > 0:
+            loss, gan_logs = self.adversary.added_to(
+                image_loss, reconstruction, self.tokenizer.last_layer, weight
+            )
             logs |= gan_logs
-        else:
-            loss = image_loss
         yield Turn("autoencoder", loss + code_loss, logs)
 
         # the detached reconstruction passes on: the autoencoder runs forward once per step
-        if self.discriminator is not None and images_seen >= self.start_at:
-            yield self._discriminator_turn(images, reconstruction.detach(), images_seen)
+        if self.adversary and images_seen >= self.adversary.start_at:
+            yield self.adversary.turn(images, reconstruction.detach(), images_seen)
 
     def _image_loss(self, reconstruction: Tensor, images: Tensor) -> tuple[Tensor, dict]:
         l1 = F.l1_loss(reconstruction.float(), images)
@@ -210,74 +167,39 @@ class TokenizerTask(Task):
             logs["psnr"] = psnr(reconstruction, images).mean()
         return self.config.l1_weight * l1 + perceptual, logs
 
-    def _gan_weight(self, images_seen: int) -> float:
-        if self.config.adversarial is None or images_seen < self.felt_at:
-            return 0.0
-        share = (images_seen - self.felt_at + 1) / max(1, self.ramp)
-        return self.config.adversarial.weight * min(1.0, share)
-
-    def _with_gan(
-        self, reconstruction: Tensor, image_loss: Tensor, weight: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Image loss plus the GAN term, whose scale is adaptive when the recipe says so."""
-        gan = self.config.adversarial
-        assert gan is not None and self.discriminator is not None
-        self.discriminator.requires_grad_(False)
-        gan_loss = generator_loss(gan.objective, self.discriminator(reconstruction))
-        self.discriminator.requires_grad_(True)
-        logs = {"loss/gan": gan_loss.detach()}
-        if not gan.adaptive:
-            return image_loss + weight * gan_loss, logs
-        balanced = adaptive_weight(
-            image_loss, gan_loss, reconstruction, self.tokenizer.last_layer, scale=weight
-        )
-        logs["adaptive_weight"] = balanced.weight
-        value = image_loss.detach() + balanced.weight * gan_loss.detach()
-        return with_gradient(value, reconstruction, balanced.gradient), logs
-
-    def _discriminator_turn(self, images: Tensor, fakes: Tensor, images_seen: int) -> Turn:
-        gan = self.config.adversarial
-        assert gan is not None and self.discriminator is not None
-        real, fake = self.discriminator(torch.cat([images, fakes])).chunk(2)
-        loss = discriminator_loss(gan.objective, real, fake)
-        logs = {
-            "loss/discriminator": loss.detach(),
-            "gan/real": real.detach().float().mean(),
-            "gan/fake": fake.detach().float().mean(),
-        }
-        if gan.r1_weight > 0 and images_seen % self.r1_period == 0:
-            penalty = r1_penalty(self.discriminator, images)
-            # lazy: applied every r1_every steps, hence that much stronger
-            loss = loss + gan.r1_every * gan.r1_weight / 2 * penalty
-            logs["loss/r1"] = penalty.detach()
-        return Turn("discriminator", loss, logs)
-
     def gauges(self) -> dict[str, float]:
         """Usage and perplexity of the codebook since the last log line."""
         if not self.tokenizer.quantizer.has_codes:
             return {}
-        values = {"usage": self.usage.usage(), "perplexity": self.usage.perplexity()}
+        whole = self.usage.summed(self.world.total)
         self.usage.reset()
-        return values
+        return {"usage": whole.usage(), "perplexity": whole.perplexity()}
 
     def evaluate(self) -> Iterator[tuple[str, float]]:
         """PSNR, perceptual distance, usage and perplexity on the held-out images."""
         counter = UsageCounter(self.tokenizer.quantizer.num_codes, self.device)
-        ratios, distances = [], []
+        ratios: list[Tensor] = []
+        distances: list[Tensor] = []
+        part = self.val.subset(self.world.share(len(self.val)))
         self.tokenizer.eval()
-        for batch in eval_batches(self.val, self.config.data, batch_size=32):
+        for batch in eval_batches(part, self.config.data, batch_size=32):
             images = to_float(batch["image"].to(self.device))
             reconstruction, quantized = self.tokenizer(images)
             counter.update(quantized.codes)
             ratios.append(psnr(reconstruction, images))
             distances.append(self.perceptual(reconstruction, images)[0] * len(images))
         self.tokenizer.train()
-        found = torch.cat(ratios)
-        yield "psnr", float(found.mean())
-        yield "perceptual", float(torch.stack(distances).sum()) / len(found)
+        num = sum(map(len, ratios))
+        none = [torch.zeros(1, device=self.device)]  # a process may have no held-out image
+        sums = [torch.cat(ratios or none).sum(), torch.stack(distances or none).sum()]
+        sums += [torch.tensor(float(num), device=self.device)]
+        ratio, distance, num_all = self.world.total(torch.stack(sums)).tolist()
+        yield "psnr", ratio / num_all
+        yield "perceptual", distance / num_all
         if self.tokenizer.quantizer.has_codes:
-            yield "usage", counter.usage()
-            yield "perplexity", counter.perplexity()
+            whole = counter.summed(self.world.total)
+            yield "usage", whole.usage()
+            yield "perplexity", whole.perplexity()
 
     def pictures(self) -> Tensor:
         """Held-out images above their reconstructions."""
@@ -291,11 +213,20 @@ class TokenizerTask(Task):
     def export(self, folder: Path) -> None:
         """Tokenizer for inference, and the discriminator for a later phase."""
         save_tokenizer(self.tokenizer, folder, {"classes": list(self.val.classes)})
-        if self.discriminator is not None:
-            weights = {k: v.contiguous() for k, v in self.discriminator.state_dict().items()}
-            replace_atomically(folder / DISCRIMINATOR_FILE, lambda path: save_file(weights, path))
+        if self.adversary:
+            self.adversary.export(folder)
 
     def state(self) -> dict[str, Tensor]:
         """Scales of the perceptual layers and the window of code counts."""
         tensors = {f"perceptual.{k}": v for k, v in self.perceptual.named_buffers(recurse=False)}
-        return tensors | {f"usage.{k}": v for k, v in self.usage.state().items()}
+        counts = self.usage.summed(self.world.total).state()
+        return tensors | {f"usage.{k}": v for k, v in counts.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The counts of all processes go to the writing one: their sum is what matters."""
+        own = {f"perceptual.{k}": v for k, v in self.perceptual.named_buffers(recurse=False)}
+        own |= {f"usage.{k}": v for k, v in self.usage.state().items()}
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+        if not self.world.is_writer:
+            self.usage.reset()

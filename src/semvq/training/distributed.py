@@ -1,0 +1,106 @@
+"""The processes of one run (D16): started by torchrun, joined by Lightning Fabric.
+
+Every process has the same weights and its own part of each batch, in the order of the ranks; what
+depends on the whole batch (gradients, usage entropy, figures) goes through here. One process is
+the case of count 1, where everything is the identity.
+"""
+
+import os
+from signal import SIGTERM
+from typing import Any
+
+import torch
+import torch.distributed.nn.functional as collectives
+from lightning_fabric import Fabric
+from torch import Tensor
+
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class World:
+    """Rank and count of processes, and the sums and means over them."""
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this is the one process that writes files and speaks for all."""
+        return self.rank == 0
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over processes, the same on each; gradients flow back to every one of them."""
+        return x if self.count == 1 else collectives.all_reduce(x) / self.count
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum over processes, without gradient; `x` is left as it is."""
+        if self.count == 1:
+            return x
+        x = x.detach().clone()
+        torch.distributed.all_reduce(x)
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Equally long parts (n, ...) of all processes as one (count * n, ...), by rank."""
+        if self.count == 1:
+            return x
+        parts = [torch.empty_like(x) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def share(self, num: int) -> range:
+        """This process's part of 0 … num - 1, in one piece; the parts differ by one at most."""
+        return range(num * self.rank // self.count, num * (self.rank + 1) // self.count)
+
+    def agree(
+        self, losses: list[Tensor], logs: list[dict[str, Tensor]], asked: int
+    ) -> tuple[list[Tensor], list[dict[str, Tensor]], int]:
+        """Losses and logs as means over processes; the signal that any of them was sent, or 0.
+
+        One small reduction a step, so that the guard, the log and the end are the same everywhere.
+        """
+        if self.count == 1:
+            return losses, logs, asked
+        told = torch.tensor(float(asked), device=losses[0].device)
+        values = [*losses, *(v for entry in logs for v in entry.values()), told]
+        means = self.mean(torch.stack([v.detach().float().reshape(()) for v in values])).unbind()
+        rest = iter(means[len(losses) :])
+        shared = [{name: next(rest) for name in entry} for entry in logs]
+        # the guard waits for the device in this step anyway
+        signalled = bool(means[-1] > 0)
+        return list(means[: len(losses)]), shared, (asked or SIGTERM) if signalled else 0
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its mean over processes, all in one reduction.
+
+        The layout is that of the parameters, always: sums then have the same order after a resume,
+        which DDP's buckets, rebuilt after its first step, do not promise.
+        """
+        grads = [p.grad for p in parameters if p.grad is not None]
+        if self.count == 1 or not grads:
+            return
+        flat = torch.cat([g.flatten() for g in grads])
+        torch.distributed.all_reduce(flat)
+        flat /= self.count
+        for grad, part in zip(grads, flat.split([g.numel() for g in grads])):
+            grad.copy_(part.view_as(grad))
+
+
+def start_engine(device: torch.device, precision: str = "fp32") -> tuple[Fabric, World]:
+    """Join the processes that torchrun started (or be the only one); once per program."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=local,
+        num_nodes=count // local,
+        strategy="ddp" if count > 1 else "auto",
+        precision=PRECISIONS[precision],
+    )
+    fabric.launch()
+    return fabric, World(fabric.global_rank, fabric.world_size)

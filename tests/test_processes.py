@@ -1,0 +1,178 @@
+"""Training over several processes (D16): the same as in one, resumable, and one writer."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from semvq.data.tokens import TokenCache
+from semvq.training.checkpoint import checkpoints, load_checkpoint
+from semvq.training.distributed import World
+from semvq.training.journal import read_log
+from tests.toy import photos
+
+ROOT = Path(__file__).parent.parent
+RECIPES = {"double_phase1": "tests/double_recipes.py"}  # the others: tests/process_recipes.py
+
+
+def command(processes: int, recipe: str, folder: Path, data: Path, *more: str) -> list[str]:
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    file = ROOT / RECIPES.get(recipe, "tests/process_recipes.py")
+    task = ["-m", "semvq", "train", f"{file}:{recipe}", "--data", str(data)]
+    return [*start, *task, "--out", str(folder / recipe), "--device", "cpu", *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def run(processes: int, recipe: str, folder: Path, data: Path, *more: str):
+    return subprocess.run(
+        command(processes, recipe, folder, data, *more),
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, data) -> dict[int, Path]:
+    """The same phase 1 in 1, 2 and 4 processes."""
+    folders = {}
+    for processes in (1, 2, 4):
+        folders[processes] = tmp_path_factory.mktemp(f"world{processes}")
+        found = run(processes, "double_phase1", folders[processes], data)
+        assert found.returncode == 0, found.stderr
+    return folders
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory, data) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    found = run(1, "many_phase1", folder, data)
+    assert found.returncode == 0, found.stderr
+    return folder / "many_phase1"
+
+
+def assert_same_log(a: Path, b: Path, bound: float) -> None:
+    expected, found = read_log(a), read_log(b)
+    assert len(expected) == len(found)
+    for x, y in zip(expected, found):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert y[key] == pytest.approx(x[key], rel=bound, abs=bound), (x["images_seen"], key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_first_20_losses_agree_with_one_process(runs, processes):
+    """Adaptive weight, R1 and usage entropy included; held-out figures and usage too.
+
+    In double precision (see double_recipes.py), where the bound can be ten thousand times tighter.
+    """
+    assert_same_log(runs[1] / "double_phase1", runs[processes] / "double_phase1", 1e-9)
+    log = [x for x in read_log(runs[1] / "double_phase1") if "loss/l1" in x]
+    assert len(log) == 20 and all("adaptive_weight" in x for x in log)
+    assert any("loss/r1" in x for x in log) and all(0 < x["usage"] <= 1 for x in log)
+
+
+@pytest.mark.slow
+def test_codes_and_ar_losses_agree_with_one_process(tokenizer, data, tmp_path):
+    codes = {}
+    for processes in (1, 2):
+        found = run(
+            processes, "many_ar", tmp_path / str(processes), data, "--upstream", str(tokenizer)
+        )
+        assert found.returncode == 0, found.stderr
+        cache = TokenCache.open(tmp_path / str(processes) / "many_ar" / "tokens" / "train")
+        codes[processes] = (cache.read(range(len(cache))), cache.fingerprint)
+    assert codes[1][1] == codes[2][1]
+    assert all(torch.equal(a, b) for a, b in zip(codes[1][0], codes[2][0]))
+    assert_same_log(tmp_path / "1" / "many_ar", tmp_path / "2" / "many_ar", 1e-5)
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_is_refused_on_resume(runs, data):
+    run_folder = runs[2] / "double_phase1"
+    (run_folder / "finished").unlink()
+    try:
+        found = run(4, "double_phase1", runs[2], data)
+        assert found.returncode != 0
+        assert "number of processes 2, this run has 4" in found.stderr
+    finally:
+        (run_folder / "finished").touch()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp_path):
+    more = ("--upstream", str(tokenizer))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    found = run(2, "many_nar", whole, data, *more)
+    assert found.returncode == 0, found.stderr
+    process = subprocess.Popen(
+        command(2, "many_nar", cut, data, *more), env=environment(), cwd=ROOT,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    saved = cut / "many_nar" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while len(checkpoints(saved)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ranks = _children(process.pid)
+    os.kill(ranks[-1], signal.SIGKILL)
+    assert process.wait(timeout=120) != 0
+    assert not (cut / "many_nar" / "finished").exists(), "it was killed before its end"
+    found = run(2, "many_nar", cut, data, *more)
+    assert found.returncode == 0, found.stderr
+    expected, again = (load_file(f / "many_nar" / "model.safetensors") for f in (whole, cut))
+    assert all(torch.equal(expected[k], again[k]) for k in expected)
+    ends = [load_checkpoint(checkpoints(f / "many_nar" / "checkpoints")[-1]) for f in (whole, cut)]
+    assert all(torch.equal(ends[0][0][k], ends[1][0][k]) for k in ends[0][0])
+    assert read_log(whole / "many_nar") == read_log(cut / "many_nar")
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
+    found = run(2, "many_autoencoder", tmp_path, data, "--set", "loop.batch_size=7")
+    assert found.returncode != 0
+    assert "expected a batch size that 2 processes" in found.stderr
+
+
+@pytest.mark.slow
+def test_sigterm_saves_in_one_process_and_ends_all(data, tmp_path):
+    process = subprocess.Popen(
+        command(2, "many_autoencoder", tmp_path, data, "--set", "loop.duration=100k steps"),
+        env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    log = tmp_path / "many_autoencoder" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(_children(process.pid)[0], signal.SIGTERM)  # one of the two is told
+    process.wait(timeout=60)
+    saved = checkpoints(tmp_path / "many_autoencoder" / "checkpoints")
+    assert len(saved) == 1 and load_checkpoint(saved[0])
+    assert not (tmp_path / "many_autoencoder" / "finished").exists()
+
+
+def _children(pid: int) -> list[int]:
+    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True)
+    return [int(x) for x in listing.stdout.split()]
+
+
+def test_shares_are_whole_and_even():
+    for num in (0, 1, 7, 24):
+        for count in (1, 2, 4, 5):
+            parts = [World(rank, count).share(num) for rank in range(count)]
+            assert [i for p in parts for i in p] == list(range(num))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
