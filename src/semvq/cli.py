@@ -4,11 +4,12 @@ so that `--help` needs no torch. A user's mistake ends with exit code 2 and one 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EPILOG = "Start with: semvq demo        Your own photos: semvq train fruit_phase1 --data PATH"
+EPILOG = "Start with: semvq demo      Your own photos: semvq train fruit_autoencoder --data PATH"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,12 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = getattr(commands, options.command)(options)
     except (ValueError, OSError) as error:
         line = " ".join(str(error).split())
-        print(f"semvq: error: {line}", file=sys.stderr)
+        print(f"semvq{_process()}: error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("semvq: stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(status or 0)
+
+
+def _process() -> str:
+    """Which of several processes speaks; nothing where there is one."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return "" if count == "1" else f" (process {os.environ.get('RANK', '?')} of {count})"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +61,8 @@ def _demo(commands: argparse._SubParsersAction) -> None:
         "--minutes",
         type=float,
         default=9.0,
-        help="length of the whole run in minutes of a 2-core laptop (%(default)s)",
+        help="length of the trainings on a 2-core laptop (%(default)s; at any length another "
+        "minute goes into sampling and figures)",
     )
     p.add_argument("--seed", type=int, default=0)
     _device(p)

@@ -28,6 +28,7 @@ from semvq.probe.teacher_forcing import predict
 from semvq.recipes import RECIPES, find_recipe, import_file
 from semvq.recipes.describe import describe as describe_recipe
 from semvq.runs import open_generator, open_tokenizer
+from semvq.training.distributed import start_engine
 from semvq.training.generator_task import encode_images
 from semvq.training.journal import say_progress
 from semvq.training.recipe import Recipe
@@ -68,13 +69,15 @@ def train(options: Namespace) -> int:
 def encode(options: Namespace) -> None:
     """`semvq encode`: write `OUT/train` and `OUT/val`."""
     _import_code(options)
-    tokenizer = open_tokenizer(options.run, resolve_device(options.device))
+    fabric, world = start_engine(resolve_device(options.device))
+    tokenizer = open_tokenizer(options.run, fabric.device)
     config = DataConfig(
         resolution=tokenizer.config.resolution, min_crop=0.8, random_position=True, flip=True
     )
     images = open_train_val(options.data, options.val, config)
-    encode_images(tokenizer, images, options.out, config, options.views, say_progress)
-    print(f"token cache: {options.out} (code space {tokenizer.code_space_hash()[:16]})")
+    encode_images(tokenizer, images, options.out, config, options.views, say_progress, world)
+    if world.is_writer:
+        print(f"token cache: {options.out} (code space {tokenizer.code_space_hash()[:16]})")
 
 
 def reconstruct(options: Namespace) -> None:

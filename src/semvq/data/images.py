@@ -138,6 +138,8 @@ class Views(Dataset):
     """
 
     def __init__(self, image_set: ImageSet, config: DataConfig, num_views: int = 1) -> None:
+        if num_views < 1:
+            raise ValueError(f"expected at least 1 view of an image, found {num_views}")
         different = 1 + config.flip
         if num_views > different and not config.crops:
             raise ValueError(

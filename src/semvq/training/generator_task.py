@@ -55,6 +55,12 @@ class GeneratorTask(Task):
         self.tokenizer.requires_grad_(False)
         self.space = self.tokenizer.code_space_hash()
         num_codes, grid = self.tokenizer.num_codes, self.tokenizer.grid
+        if config.data.resolution != self.tokenizer.config.resolution:
+            raise ValueError(
+                f"{setting.upstream}: expected a tokenizer of {config.data.resolution} px, found one "
+                f"of {self.tokenizer.config.resolution}; give "
+                f"--set task.data.resolution={self.tokenizer.config.resolution}"
+            )
         self._check("the upstream tokenizer", num_codes=num_codes, grid=grid)
         cache, self.val = self._caches(setting)
         self._check(str(cache.path), num_codes=cache.num_codes, grid=cache.grid)

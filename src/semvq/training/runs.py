@@ -6,7 +6,8 @@ samples/ · finished (once it is) · lock (while a job is at work).
 
 import json
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 
 from semvq.config import config_hash, differences, from_dict, to_dict
 from semvq.files import write_atomically
-from semvq.training.distributed import start_engine
+from semvq.training.distributed import World, start_engine
 from semvq.training.lock import only_job
-from semvq.training.loop import train
+from semvq.training.loop import LoopConfig, train
 from semvq.training.recipe import Recipe
 from semvq.training.task import Setting
 
@@ -67,17 +68,18 @@ def train_recipe(
         if world.is_writer:  # now that the task opens: a mistake must not fix the folder
             _write_recipe(recipe, folder)
         world.wait()
-        stopped = train(
-            fabric,
-            world,
-            task,
-            recipe.loop,
-            folder,
-            title=title or recipe.name,
-            headline=HEADLINE,
-            num_workers=num_workers,
-            tensorboard=tensorboard,
-        )
+        with _memory_named(recipe.loop, world):
+            stopped = train(
+                fabric,
+                world,
+                task,
+                recipe.loop,
+                folder,
+                title=title or recipe.name,
+                headline=HEADLINE,
+                num_workers=num_workers,
+                tensorboard=tensorboard,
+            )
         if stopped is None and world.is_writer:
             write_atomically(folder / "finished", config_hash(recipe) + "\n")
         return stopped
@@ -143,6 +145,29 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: expected a CUDA device, found none; use --device cpu")
     return torch.device(name)
+
+
+@contextmanager
+def _memory_named(loop: LoopConfig, world: World) -> Iterator[None]:
+    """Turn the device's "out of memory" into a line with a smaller part of the batch to try."""
+    try:
+        yield
+    except RuntimeError as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not out_of_memory:
+            raise
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        size = loop.batch_size // (loop.accumulate * world.count)
+        smaller = next((n for n in range(size // 2, 0, -1) if size % n == 0), None)
+        advice = "a smaller model or resolution"
+        if smaller:
+            parts = size // smaller * loop.accumulate
+            advice = f"the same batch in smaller parts: --set loop.accumulate={parts}"
+        raise ValueError(
+            f"out of memory with {size} images at a time"
+            + (f" (peak {peak / 2**30:.1f} GiB)" if peak else "")
+            + f"; nothing was lost, try {advice}"
+        ) from error
 
 
 def _numerics(recipe: Recipe, device: torch.device) -> str:

@@ -66,6 +66,12 @@ class TokenizerTask(Task):
     def __init__(self, config: TokenizerTaskConfig, setting: Setting) -> None:
         self.config, self.device, self.world = config, setting.device, setting.world
         assert setting.data is not None
+        if config.data.resolution != config.tokenizer.resolution:
+            raise ValueError(
+                f"expected images of {config.tokenizer.resolution} px as the tokenizer's, found "
+                f"{config.data.resolution}; give task.data.resolution and task.tokenizer.resolution "
+                "the same value"
+            )
         train, self.val = open_train_val(setting.data, setting.val, config.data)
         self.dataset: TrainImages = TrainImages(train, config.data, setting.seed)
         self.epoch_size = len(train)
