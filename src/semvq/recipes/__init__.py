@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from semvq.config import did_you_mean
-from semvq.recipes import fruit, imagenet256
+from semvq.recipes import ffhq256, fruit, imagenet256, lsun256, own_photos
 from semvq.training.recipe import Recipe
 
 RECIPES: tuple[Callable[[], Recipe], ...] = (
@@ -23,6 +23,31 @@ RECIPES: tuple[Callable[[], Recipe], ...] = (
     imagenet256.imagenet256_ar_l,
     imagenet256.imagenet256_nar,
     imagenet256.imagenet256_nar_l,
+    ffhq256.ffhq256_phase1,
+    ffhq256.ffhq256_phase2,
+    ffhq256.ffhq256_nar,
+    lsun256.lsun_church256_tokenizer,
+    lsun256.lsun_church256_phase2,
+    lsun256.lsun_church256_ar,
+    lsun256.lsun_church256_nar,
+    lsun256.lsun_cat256_tokenizer,
+    lsun256.lsun_cat256_phase2,
+    lsun256.lsun_cat256_ar,
+    lsun256.lsun_cat256_nar,
+    lsun256.lsun_bedroom256_tokenizer,
+    lsun256.lsun_bedroom256_phase2,
+    lsun256.lsun_bedroom256_ar,
+    lsun256.lsun_bedroom256_nar,
+    own_photos.labelled64_autoencoder,
+    own_photos.labelled64_phase1,
+    own_photos.labelled64_phase2,
+    own_photos.labelled64_ar,
+    own_photos.labelled64_nar,
+    own_photos.photos128_autoencoder,
+    own_photos.photos128_phase1,
+    own_photos.photos128_phase2,
+    own_photos.photos128_ar,
+    own_photos.photos128_nar,
 )
 
 
@@ -61,5 +86,13 @@ def import_file(path: Path) -> ModuleType:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a stranger's file may raise
+        del sys.modules[name]
+        where = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ValueError(
+            f"{path}: expected a Python file that can be imported, found "
+            f"{type(error).__name__}{where}: {error}"
+        ) from error
     return module
