@@ -4,35 +4,57 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from semvq.config import duration_in_images
+from semvq.recipes.cost import (
+    SHARE_TOKENIZER,
+    SHARE_TRANSFORMER,
+    count_flop,
+    find_device,
+    hours,
+    perceptual_flop,
+    training_images,
+)
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.recipe import Recipe
 from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 BACKWARD = 3  # a training step costs about three forward passes
+# a discriminator's forward passes per image: 2 in the autoencoder's turn (its weights need no
+# gradient there), 3 for either of the image and the reconstruction in its own
+DISCRIMINATOR = 2 + 3 + 3
 
 
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """Parameters per part, code grid, upstream, images seen, estimated FLOPs; JSON-ready."""
+def describe(
+    recipe: Recipe,
+    device: str | None = None,
+    *,
+    num_devices: int = 1,
+    epoch_size: int | None = None,
+) -> dict[str, Any]:
+    """Parameters per part, code grid, upstream, images seen, estimated FLOPs; JSON-ready.
+
+    `device` adds estimated hours on `num_devices` of one of `cost.DEVICES`. `epoch_size` counts
+    training images; None takes the published size of the paper's data sets. Raises ValueError for
+    an unknown device, or counts below 1.
+    """
+    for name, count in (("num_devices", num_devices), ("epoch_size", epoch_size)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name}: expected at least 1, found {count}")
     facts: dict[str, Any] = {"summary": recipe.summary}
     task = recipe.task
     if isinstance(task, TokenizerTaskConfig):
         facts |= _tokenizer(task)
+        share = SHARE_TOKENIZER
     elif isinstance(task, GeneratorTaskConfig):
         facts |= _generator(task)
+        share = SHARE_TRANSFORMER
     else:
         raise ValueError(f"{recipe.name}: a {type(task).__name__} cannot be described")
-    facts["upstream"] = recipe.upstream or "none"
-    facts["duration"] = recipe.loop.duration
-    facts["batch_size"] = recipe.loop.batch_size
-    try:
-        seen = duration_in_images(recipe.loop.duration, recipe.loop.batch_size, None)
-        facts["images_seen"] = seen
-        facts["training_pflop"] = round(seen * facts["training_gflop_per_image"] / 1e6, 3)
-    except ValueError:
-        facts["images_seen"] = f"{recipe.loop.duration} of your data set"
+    facts |= _length(recipe, epoch_size or training_images(recipe.name))
+    facts |= _work(facts)
+    if device is not None:
+        facts |= _time(facts, device, share, num_devices)
     facts["published"] = {f"{p.metric} ({p.where})": p.value for p in recipe.published}
     return facts
 
@@ -47,28 +69,26 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
         model = task.tokenizer.build()
         side = task.tokenizer.resolution
         images = torch.empty(1, 3, side, side)
+        latents = torch.empty(1, model.quantizer.code_dim, *model.grid)
         gan = task.adversarial and task.adversarial.discriminator.build(side)
-    encode = _flops(model.encoder, images)
-    decode = _flops(
-        model.decoder, torch.empty(1, model.quantizer.code_dim, *model.grid, device="meta")
-    )
+    encode, decode = count_flop(model.encoder, images), count_flop(model.decoder, latents)
     trained = decode * BACKWARD + encode * (1 if task.freeze_code_space else BACKWARD)
-    # two passes forward and backward: once for either player, on real and reconstructed images
-    trained += _flops(gan, images) * 3 * BACKWARD if gan else 0
+    trained += count_flop(gan, images) * DISCRIMINATOR if gan else 0
     parts = {"encoder": model.encoder, "codebook": model.quantizer, "decoder": model.decoder}
     counts = {name: count_parameters(part) for name, part in parts.items()}
     counts["tokenizer"] = count_parameters(model)
     if gan:
         counts["discriminator"] = count_parameters(gan)
     height, width = model.grid
+    num_codes = f"{model.quantizer.num_codes}" if model.quantizer.has_codes else "no codebook"
     return {
         "parameters": counts,
         "resolution": side,
-        "grid": f"{height} x {width} = {height * width} codes of {model.quantizer.num_codes}",
-        "encode_gflop_per_image": round(encode / 1e9, 3),
-        "decode_gflop_per_image": round(decode / 1e9, 3),
-        "training_gflop_per_image": round(trained / 1e9, 3),
-        "training_note": "without the frozen networks of the perceptual loss",
+        "grid": f"{height} x {width} = {height * width} codes of {num_codes}",
+        "encode_gflop_per_image": _giga(encode),
+        "decode_gflop_per_image": _giga(decode),
+        "training_gflop_per_image": _giga(trained),
+        "perceptual_gflop_per_image": _giga(perceptual_flop(task.perceptual, side)),
     }
 
 
@@ -78,16 +98,56 @@ def _generator(task: GeneratorTaskConfig) -> dict[str, Any]:
         model = config.build().eval()
         codes = torch.zeros(1, config.grid_height * config.grid_width, dtype=torch.int64)
         classes = torch.zeros(1, dtype=torch.int64) if config.num_classes else None
-    forward = _flops(model, codes, classes)
+    forward = count_flop(model, codes, classes)
     return {
         "parameters": {"transformer": count_parameters(model)},
         "grid": f"{config.grid_height} x {config.grid_width} codes of {config.num_codes}",
         "classes": config.num_classes or "none (unconditional)",
-        "training_gflop_per_image": round(BACKWARD * forward / 1e9, 3),
+        "training_gflop_per_image": _giga(BACKWARD * forward),
+        "training_note": f"without encoding {task.num_views} views of every image once",
     }
 
 
-def _flops(module: nn.Module, *inputs: Any) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*inputs)
-    return counter.get_total_flops()
+def _length(recipe: Recipe, epoch_size: int | None) -> dict[str, Any]:
+    """What the run starts from, and how many images it sees if that can be known."""
+    loop = recipe.loop
+    try:
+        seen: int | str = duration_in_images(loop.duration, loop.batch_size, epoch_size)
+    except ValueError:
+        seen = f"{loop.duration} of your data set"
+    return {
+        "upstream": recipe.upstream or "none",
+        "duration": loop.duration,
+        "batch_size": loop.batch_size,
+        "images_seen": seen,
+    }
+
+
+def _work(facts: dict[str, Any]) -> dict[str, Any]:
+    """PFLOPs of the whole run, the perceptual loss included."""
+    if isinstance(facts["images_seen"], str):
+        return {}
+    per_image = facts["training_gflop_per_image"] + facts.get("perceptual_gflop_per_image", 0)
+    return {"training_pflop": round(facts["images_seen"] * per_image / 1e6, 3)}
+
+
+def _time(facts: dict[str, Any], device: str, share: float, num_devices: int) -> dict[str, Any]:
+    """Estimated hours; the perceptual loss is fp32 everywhere, and counted so."""
+    found = find_device(device)
+    seen = facts["images_seen"]
+    if isinstance(seen, str):
+        return {"hours": "needs the number of training images (epoch_size)"}
+    trained = facts["training_gflop_per_image"] * 1e9 * seen
+    looked = facts.get("perceptual_gflop_per_image", 0) * 1e9 * seen
+    return {
+        "device": f"{num_devices} x {found.name}",
+        "hours": hours(trained, looked, found, share, num_devices),
+        "hours_note": (
+            f"assumes {share:.0%} of the data sheet's {found.peak:g} TFLOP/s "
+            f"({found.peak_fp32:g} for the perceptual loss); an estimate, not a measurement"
+        ),
+    }
+
+
+def _giga(flop: float) -> float:
+    return round(flop / 1e9, 3)
