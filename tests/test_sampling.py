@@ -14,7 +14,6 @@ from semvq.generators.noise import AR_CODES, Noise
 from semvq.generators.sampling import (
     cosine,
     draw,
-    guided,
     mask_counts,
     ranks,
     sample_ar,
@@ -130,14 +129,6 @@ def test_temperature_zero_is_the_best_code_and_a_high_one_is_noise():
         draw(logits, gumbel, temperature=-1)
 
 
-def test_guidance():
-    a, b = torch.randn(4, K), torch.randn(4, K)
-    conditional, unconditional = (lambda _: a), (lambda _: b)
-    assert guided(conditional, unconditional, 1.0) is conditional
-    assert torch.allclose(guided(conditional, unconditional, 3.0)(a), b + 3 * (a - b))
-    assert torch.equal(guided(conditional, unconditional, 0.0)(a), b)
-
-
 # Autoregressive
 
 
@@ -147,7 +138,7 @@ def test_ar_draws_the_distribution_it_is_given():
     second = torch.tensor([[0.2, 0.8], [0.6, 0.4]]).log()
     num = 20_000
 
-    def step(previous: Tensor | None) -> Tensor:
+    def step(previous: Tensor | None, progress: float) -> Tensor:
         return first.expand(num, 2) if previous is None else second[previous]
 
     codes = sample_ar(step, 2, Noise.consecutive(0, 0, num))
@@ -177,9 +168,11 @@ class Recorder:
         self.logits = torch.randn(num, length, K + 1, generator=generator)
         self.logits[..., MASK] = 100.0  # what a model could wrongly say: the mask token itself
         self.seen: list[Tensor] = []
+        self.progress: list[float] = []
 
-    def __call__(self, codes: Tensor) -> Tensor:
+    def __call__(self, codes: Tensor, progress: float) -> Tensor:
         self.seen.append(codes.clone())
+        self.progress.append(progress)
         return self.logits
 
 
@@ -237,6 +230,21 @@ def test_nar_known_codes_are_kept():
 
 
 # Both
+
+
+def test_progress_runs_from_zero_to_one():
+    model = Recorder(2, 16)
+    sample_nar(model, 16, MASK, Noise.consecutive(0, 0, 2), steps=5)
+    assert model.progress == [0, 0.25, 0.5, 0.75, 1]
+    found: list[float] = []
+
+    def step(previous: Tensor | None, progress: float) -> Tensor:
+        found.append(progress)
+        return torch.zeros(2, K)
+
+    sample_ar(step, 3, Noise.consecutive(0, 0, 2))
+    sample_ar(step, 1, Noise.consecutive(0, 0, 2))
+    assert found == [0, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize("kind", [ARConfig, NARConfig])

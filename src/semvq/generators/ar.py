@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import KVCache, PreNormBlock, initialize
+from semvq.generators.guidance import guided, named_schedule
 from semvq.generators.noise import Noise
-from semvq.generators.sampling import guided, sample_ar
+from semvq.generators.sampling import sample_ar
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,11 @@ class ARTransformer(Generator):
         cache.position += 1
         return self.head(self.norm(x)).squeeze(1)
 
-    def _stepper(self, classes: Tensor | None, num: int) -> Callable[[Tensor | None], Tensor]:
+    def _stepper(
+        self, classes: Tensor | None, num: int
+    ) -> Callable[[Tensor | None, float], Tensor]:
         cache = self.new_cache(num)
-        return lambda previous: self.step(previous, cache, classes)
+        return lambda previous, progress: self.step(previous, cache, classes)
 
     def _draw(
         self,
@@ -116,12 +119,14 @@ class ARTransformer(Generator):
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float = 1.0,
+        guidance_schedule: str = "constant",
     ) -> Tensor:
         num = len(noise.indices)
+        scale = named_schedule(guidance_schedule, guidance)
         step = self._stepper(classes, num)
         if guidance != 1.0:
             other = self._stepper(self.without_classes(num, guidance), num)
-            step = guided(step, other, guidance)
+            step = guided(step, other, scale)
         return sample_ar(
             step, self.config.length, noise, temperature=temperature, top_k=top_k, top_p=top_p
         )

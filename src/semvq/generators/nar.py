@@ -6,7 +6,9 @@ is tied to the table with a bias per row: only so does Table 4's MaskGIT row (22
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,15 @@ from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import PostNormBlock, initialize
+from semvq.generators.guidance import guided, named_schedule
+from semvq.generators.halton import halton_order
 from semvq.generators.noise import EVALUATION_MASKS, Noise
-from semvq.generators.sampling import cosine, guided, ranks, sample_nar
+from semvq.generators.sampling import cosine, ranks, sample_nar, sample_nar_in_order
 
 EPS = 1e-12
 NUM_EVALUATION_MASKS = 4
+ORDERS = ("confidence", "halton")
+CHOICE_TEMPERATURE = 4.5  # D9
 
 
 @dataclass(frozen=True)
@@ -126,35 +132,62 @@ class NARTransformer(Generator):
         noise: Noise,
         classes: Tensor | None,
         *,
+        order: str = "confidence",
         steps: int = 12,
-        choice_temperature: float = 4.5,
+        choice_temperature: float | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float = 1.0,
+        guidance_schedule: str = "constant",
         known: Tensor | None = None,
     ) -> Tensor:
-        """`known` int64 (num, h, w): codes to keep, -1 where to draw; None draws everything."""
-        num = len(noise.indices)
+        """`order` "confidence" (MaskGIT's; choice_temperature None means 4.5) or "halton".
 
-        def logits(codes: Tensor) -> Tensor:
+        `known` int64 (num or 1, h, w): codes to keep, -1 where to draw; None draws everything.
+        """
+        _check_order(order, choice_temperature)
+        call = self._guided(classes, len(noise.indices), guidance, guidance_schedule)
+        fixed = None if known is None else self.flat(known.to(self.device))
+        shared: dict[str, Any] = {
+            "steps": steps,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
+        if order == "halton":
+            positions = halton_order(self.config.grid_height, self.config.grid_width)
+            return sample_nar_in_order(
+                call, positions, self.mask_code, noise, known=fixed, **shared
+            )
+        chance = CHOICE_TEMPERATURE if choice_temperature is None else choice_temperature
+        return sample_nar(
+            call, self.config.length, self.mask_code, noise,
+            choice_temperature=chance, known=fixed, **shared,
+        )  # fmt: skip
+
+    def _guided(
+        self, classes: Tensor | None, num: int, guidance: float, schedule: str
+    ) -> Callable[[Tensor, float], Tensor]:
+        """Logits by (codes, progress), as the samplers call for them."""
+        scale = named_schedule(schedule, guidance)
+
+        def logits(codes: Tensor, progress: float) -> Tensor:
             return self(codes, classes)
 
-        call = logits
-        if guidance != 1.0:
-            none = self.without_classes(num, guidance)
-            call = guided(logits, lambda codes: self(codes, none), guidance)
-        return sample_nar(
-            call,
-            self.config.length,
-            self.mask_code,
-            noise,
-            steps=steps,
-            choice_temperature=choice_temperature,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            known=None if known is None else self.flat(known.to(self.device)),
+        if guidance == 1.0:
+            return logits
+        none = self.without_classes(num, guidance)
+        return guided(logits, lambda codes, progress: self(codes, none), scale)
+
+
+def _check_order(order: str, choice_temperature: float | None) -> None:
+    if order not in ORDERS:
+        raise ValueError(f"order: expected one of {', '.join(ORDERS)}; found '{order}'")
+    if order == "halton" and choice_temperature is not None:
+        raise ValueError(
+            f"choice_temperature: expected none with order halton, found {choice_temperature:g}; "
+            "nothing is chosen there, leave it out"
         )
 
 

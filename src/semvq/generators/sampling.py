@@ -1,34 +1,27 @@
 """Drawing codes from a transformer: pure functions over callables that return logits.
 
-AR: one position after the other (VQGAN). NAR: iterative refinement (MaskGIT), twelve passes that
-each fix the codes the model is surest of. Defaults are D9's: temperature 1, nothing cut off, no
-guidance; NAR 12 steps, cosine schedule, choice temperature 4.5.
+AR: one position after the other (VQGAN). NAR: iterative refinement, twelve passes that each fix the
+codes the model is surest of (MaskGIT), or those that come next in a given order (`halton`). The
+callables are also told the progress, 0 at the first step and 1 at the last. Defaults are D9's:
+temperature 1, nothing cut off, no guidance; NAR 12 steps, cosine schedule, choice temperature 4.5.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from semvq.generators.noise import AR_CODES, NAR_CHOICES, NAR_CODES, Noise
 
-Logits = Callable[..., Tensor]
+# (scores (B, N, K), drawn codes (B, N), number of the step) -> (B or 1, N): the highest are fixed
+Sureness = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def guided(conditional: Logits, unconditional: Logits, scale: float) -> Logits:
-    """Classifier-free guidance: unconditional + scale * (conditional - unconditional).
-
-    Both are called with the same inputs; scale 1 is the conditional one itself, unchanged.
-    """
-    if scale == 1:
-        return conditional
-
-    def logits(*inputs: Tensor | None) -> Tensor:
-        base = unconditional(*inputs)
-        return base + scale * (conditional(*inputs) - base)
-
-    return logits
+def progress_of(step: int, num_steps: int) -> float:
+    """Progress at `step` of 0 ... num_steps - 1: from 0 to 1; a single step is at the end."""
+    return step / (num_steps - 1) if num_steps > 1 else 1.0
 
 
 def truncate(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
@@ -73,7 +66,7 @@ def draw(
 
 
 def sample_ar(
-    step: Callable[[Tensor | None], Tensor],
+    step: Callable[[Tensor | None, float], Tensor],
     length: int,
     noise: Noise,
     *,
@@ -83,12 +76,12 @@ def sample_ar(
 ) -> Tensor:
     """Codes int64 (B, length), B the number of samples that `noise` is for.
 
-    `step(previous)` gives logits (B, K) of the next position; `previous` is None at first, then the
-    codes (B,) just drawn: the callable keeps the context (a cache).
+    `step(previous, progress)` gives logits (B, K) of the next position; `previous` is None at
+    first, then the codes (B,) just drawn: the callable keeps the context (a cache).
     """
     drawn: list[Tensor] = []
     for position in range(length):
-        logits = step(drawn[-1] if drawn else None).float()
+        logits = step(drawn[-1] if drawn else None, progress_of(position, length)).float()
         every_code = torch.arange(logits.shape[-1], device=logits.device)
         gumbel = noise.gumbel(AR_CODES, position, every_code)
         drawn.append(draw(logits, gumbel, temperature, top_k, top_p))
@@ -122,7 +115,7 @@ def mask_counts(
 
 
 def sample_nar(
-    logits: Callable[[Tensor], Tensor],
+    logits: Callable[[Tensor, float], Tensor],
     length: int,
     mask_code: int,
     noise: Noise,
@@ -137,15 +130,68 @@ def sample_nar(
 ) -> Tensor:
     """Codes int64 (B, length), B the number of samples that `noise` is for.
 
-    `logits(codes)` gives (B, length, K or more) for codes where `mask_code` (= K) marks what is not
-    known yet; logits beyond K are ignored. Each step draws every masked position and keeps the
-    surest by log p + choice_temperature * (1 - t/T) * Gumbel, p being the model's probability
-    before temperature and truncation. `known` int64 (B or 1, length): codes that stay, -1 where to
-    draw. Raises ValueError for fewer than one step, a negative temperature, or known codes that do
-    not fit.
+    Each step keeps the surest codes by log p + choice_temperature * (1 - t/T) * Gumbel, p being
+    the model's probability before temperature and truncation; the rest as `_refine` says. Raises
+    ValueError for fewer than one step, a negative temperature, or known codes that do not fit.
     """
     if choice_temperature < 0:
         raise ValueError(f"choice_temperature: expected 0 or more, found {choice_temperature}")
+    positions = torch.arange(length, device=noise.indices.device)
+
+    def sureness(scores: Tensor, drawn: Tensor, step: int) -> Tensor:
+        log_p = scores.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+        chance = (
+            choice_temperature * (1 - step / steps) * noise.gumbel(NAR_CHOICES, step, positions)
+        )
+        return log_p + chance
+
+    draws = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
+    return _refine(logits, length, mask_code, noise, sureness, draws, steps, schedule, known)
+
+
+def sample_nar_in_order(
+    logits: Callable[[Tensor, float], Tensor],
+    order: Sequence[int],
+    mask_code: int,
+    noise: Noise,
+    *,
+    steps: int = 12,
+    schedule: Callable[[float], float] = cosine,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Codes int64 (B, length): as `sample_nar`, but positions are fixed in the given order.
+
+    `order` is a permutation of the positions, e.g. `halton.halton_order`; those in `known` are
+    passed over. The number fixed by each step is the schedule's, as there.
+    """
+    length = len(order)
+    rank = torch.tensor(order, device=noise.indices.device).argsort()
+    draws = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
+    return _refine(
+        logits, length, mask_code, noise, lambda *_: -rank.float(), draws, steps, schedule, known
+    )
+
+
+def _refine(
+    logits: Callable[[Tensor, float], Tensor],
+    length: int,
+    mask_code: int,
+    noise: Noise,
+    sureness: Sureness,
+    draws: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    schedule: Callable[[float], float],
+    known: Tensor | None,
+) -> Tensor:
+    """Start all masked; each step draws every masked position and keeps those highest in sureness.
+
+    `logits(codes, progress)` gives (B, length, K or more) for codes where `mask_code` (= K) marks
+    what is not known yet; logits beyond K are ignored. `known` int64 (B or 1, length): codes that
+    stay, -1 where to draw.
+    """
     num, device = len(noise.indices), noise.indices.device
     codes = torch.full((num, length), mask_code, device=device)
     if known is not None:
@@ -159,15 +205,11 @@ def sample_nar(
     for step in range(1, steps + 1):
         if not any(num_masked):
             break
-        scores = logits(codes)[..., :mask_code].float()
+        scores = logits(codes, progress_of(step - 1, steps))[..., :mask_code].float()
         gumbel = noise.gumbel(NAR_CODES, step, positions[:, None], every_code)
-        drawn = torch.where(masked, draw(scores, gumbel, temperature, top_k, top_p), codes)
-        log_p = scores.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-        chance = (
-            choice_temperature * (1 - step / steps) * noise.gumbel(NAR_CHOICES, step, positions)
-        )
-        sureness = (log_p + chance).masked_fill(~masked, torch.inf)
-        masked = ranks(sureness) < plan[:, step - 1 : step]
+        drawn = torch.where(masked, draws(scores, gumbel), codes)
+        released = sureness(scores, drawn, step).masked_fill(~masked, torch.inf)
+        masked = ranks(released) < plan[:, step - 1 : step]
         codes = torch.where(masked, mask_code, drawn)
         num_masked = [p[step - 1] for p in plans]
     return codes
