@@ -27,10 +27,10 @@ LAYERS = (
     ("losses",),
     ("tokenizer", "generators"),
     ("training", "probe"),
-    ("runs", "evaluation"),
+    ("runs", "edit", "evaluation"),
     ("recipes",),
     ("demo",),
-    ("commands",),
+    ("command_parts", "sample_commands", "commands"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,234 @@
+"""The commands that draw images: `semvq sample` and `semvq edit`."""
+
+import itertools
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semvq.backbones.efficientnet_lite import load_efficientnet_lite0
+from semvq.backbones.mobilenet import load_mobilenet_v2
+from semvq.command_parts import at_least_one, flag, import_code, write
+from semvq.data.images import image_grid, save_png, to_float, to_uint8
+from semvq.data.npz import save_npz
+from semvq.edit import box_mask, load_edit, load_original, outpaint_mask
+from semvq.edit import edit as edit_image
+from semvq.generators.base import Generator
+from semvq.generators.rejection import (
+    Kept,
+    candidate_index,
+    classifier_confidence,
+    keep_best,
+    log_likelihood,
+)
+from semvq.runs import open_generator
+from semvq.tokenizer.model import Tokenizer
+from semvq.training.journal import say_progress
+from semvq.training.runs import resolve_device
+
+MAX_COLUMNS = 16  # of the sheet of samples
+MAX_ON_SHEET = 256
+SCORER = "efficientnet-lite0"  # class agreement is judged by MobileNetV2: not the same network
+CLASSIFIERS = {SCORER: load_efficientnet_lite0, "mobilenet-v2": load_mobilenet_v2}
+
+Scorer = Callable[[Tensor, Tensor | None], Tensor]  # codes, classes -> (B,)
+
+
+@torch.no_grad()
+def sample(options: Namespace) -> None:
+    """`semvq sample`: a folder of PNG files and `grid.png`; with `--npz` one array file as well."""
+    import_code(options)
+    device = resolve_device(options.device)
+    generator, tokenizer, names = open_generator(options.run, options.decoder, device)
+    at_least_one(num=options.num, batch_size=options.batch_size)
+    num_classes = generator.config.num_classes
+    classes = _classes(options.label, options.num, names, num_classes)
+    chosen = _sampling_options(options, generator.sampling_options)
+    score = _scorer(options, generator, tokenizer, device)
+    images, scores = [], []
+    for start in range(0, options.num, options.batch_size):
+        num = min(options.batch_size, options.num - start)
+        labels = None if classes is None else classes[start : start + num].to(device)
+        kept = _draw(generator, start, num, labels, score, options, chosen)
+        scores.append(kept.scores.cpu())
+        images.append(to_uint8(tokenizer.decode(kept.samples)).cpu())
+        say_progress("sampling", start + num, options.num)
+    if options.keep_best:
+        mean = float(torch.cat(scores).mean())
+        words = _words(options.scorer or SCORER)
+        print(f"kept the best of {options.keep_best} by {words}: mean score {mean:.3f}")
+    if options.npz:
+        save_npz(torch.cat(images), classes, options.npz)
+        print(options.npz)
+    in_turn = num_classes if options.label is None else 0
+    _write_samples(torch.cat(images), options.out, _columns(options.num, in_turn))
+
+
+def edit(options: Namespace) -> None:
+    """`semvq edit`: results, what they decode to before blending, and `strip.png`."""
+    import_code(options)
+    device = resolve_device(options.device)
+    generator, tokenizer, names = open_generator(options.run, options.decoder, device)
+    if "known" not in generator.sampling_options:
+        raise ValueError(
+            f"{options.run}: expected a NAR run, found an AR one, which cannot keep codes "
+            "that come after those it draws; give a NAR run"
+        )
+    at_least_one(num=options.num, batch_size=options.batch_size)
+    classes = _edit_classes(options.label, options.num, names, generator)
+    chosen = _sampling_options(options, generator.sampling_options)
+    image, mask = _image_and_mask(options, tokenizer.config.resolution)
+    blended, decoded = [], []
+    for start in range(0, options.num, options.batch_size):
+        num = min(options.batch_size, options.num - start)
+        labels = None if classes is None else classes[start : start + num].to(device)
+        found = edit_image(
+            generator, tokenizer, image.to(device), mask, num, labels, options.seed,
+            first_index=start, **chosen,
+        )  # fmt: skip
+        blended.append(to_uint8(found.blended).cpu())
+        decoded.append(to_uint8(found.decoded).cpu())
+        say_progress("editing", start + num, options.num)
+    results, strip = torch.cat(blended), options.out / "strip.png"
+    ours = strip.exists()
+    _write_numbered(results, options.out, ours)
+    _write_numbered(torch.cat(decoded), options.out / "decoded", ours)
+    if options.npz:
+        save_npz(results, classes, options.npz)
+        print(options.npz)
+    shown = torch.stack([image, mask.float().expand_as(image) * 2 - 1])
+    row = torch.cat([shown, to_float(results[:MAX_ON_SHEET])])
+    write(image_grid(row, min(len(row), MAX_COLUMNS)), strip)
+
+
+def _draw(
+    generator: Generator,
+    start: int,
+    num: int,
+    labels: Tensor | None,
+    score: Scorer,
+    options: Namespace,
+    chosen: dict[str, Any],
+) -> Kept:
+    """Codes of samples start, ..., start + num - 1: the best of their candidates."""
+
+    def draw(candidate: int) -> Tensor:
+        index = candidate_index(start, num, candidate)
+        return generator.sample(num, labels, options.seed, first_index=index, **chosen)
+
+    return keep_best(draw, lambda codes: score(codes, labels), num, options.keep_best or 1)
+
+
+def _scorer(
+    options: Namespace, generator: Generator, tokenizer: Tokenizer, device: torch.device
+) -> Scorer:
+    """What candidates are scored by; a lone one by nothing."""
+    if options.keep_best is None:
+        if options.scorer is not None:
+            raise ValueError(
+                f"--scorer: expected --keep-best beside it, found '{options.scorer}' alone; "
+                "give --keep-best, e.g. 8"
+            )
+        return lambda codes, classes: torch.zeros(len(codes), device=codes.device)
+    at_least_one(keep_best=options.keep_best)
+    scorer = options.scorer or SCORER
+    if scorer == "likelihood":
+        return lambda codes, classes: log_likelihood(generator, codes, classes)
+    classifier = CLASSIFIERS[scorer]().to(device)
+    return lambda codes, classes: classifier_confidence(classifier, tokenizer.decode(codes))
+
+
+def _words(scorer: str) -> str:
+    return "mean log p of its codes" if scorer == "likelihood" else f"confidence of {scorer}"
+
+
+def _classes(
+    label: str | None, num: int, names: tuple[str, ...], num_classes: int
+) -> Tensor | None:
+    """Class numbers of `num` samples; None for an unconditional generator."""
+    if not num_classes:
+        if label is not None:
+            raise ValueError(f"--class: this generator has no classes, found '{label}'")
+        return None
+    if label is None:
+        return torch.arange(num) % num_classes
+    if label in names:
+        return torch.full((num,), names.index(label))
+    if label.isdigit() and int(label) < num_classes:
+        return torch.full((num,), int(label))
+    raise ValueError(
+        f"--class: expected a name among {', '.join(names)} or a number below {num_classes}, "
+        f"found '{label}'"
+    )
+
+
+def _edit_classes(
+    label: str | None, num: int, names: tuple[str, ...], generator: Generator
+) -> Tensor | None:
+    """As `_classes`, but without --class none at all, which some generators were not taught."""
+    config = generator.config
+    if label is None:
+        if config.num_classes and not config.conditioning_dropout:
+            raise ValueError(
+                "--class: expected one, found none, and this generator was trained without "
+                f"conditioning_dropout; give a name among {', '.join(names)}"
+            )
+        return None
+    return _classes(label, num, names, config.num_classes)
+
+
+def _sampling_options(options: Namespace, known: tuple[str, ...]) -> dict[str, Any]:
+    """The sampling options that were given; ValueError for one this generator does not take."""
+    names = (
+        "temperature", "guidance", "guidance_schedule", "top_k", "top_p", "steps",
+        "choice_temperature", "order",
+    )  # fmt: skip
+    chosen = {k: v for k in names if (v := getattr(options, k)) is not None}
+    for name in chosen:
+        if name not in known:
+            flags = ", ".join(flag(k) for k in names if k in known)
+            raise ValueError(
+                f"{flag(name)}: expected a sampling option of {options.run} ({flags}), "
+                "found one that it does not take; leave it out"
+            )
+    return chosen
+
+
+def _image_and_mask(options: Namespace, resolution: int) -> tuple[Tensor, Tensor]:
+    """The image (3, R, R) in [-1, 1] and the mask (R, R), from whichever option gives one."""
+    if options.mask is not None:
+        return load_edit(options.image, options.mask, resolution)
+    if options.box is not None:
+        mask = box_mask(options.box, resolution)
+    else:
+        mask = outpaint_mask(options.outpaint, resolution)
+    return load_original(options.image, resolution), mask
+
+
+def _columns(num: int, num_classes: int) -> int:
+    """A column per class where all come in turn (`num_classes` > 0) and fit the page, else 8."""
+    return min(num, num_classes if 0 < num_classes <= MAX_COLUMNS else 8)
+
+
+def _write_samples(images: Tensor, folder: Path, columns: int) -> None:
+    """uint8 images as 000000.png, … and the first of them as `grid.png`."""
+    sheet = folder / "grid.png"
+    _write_numbered(images, folder, ours=sheet.exists())
+    write(image_grid(to_float(images[:MAX_ON_SHEET]), columns), sheet)
+
+
+def _write_numbered(images: Tensor, folder: Path, ours: bool) -> None:
+    """uint8 images as 000000.png, …; where the folder is `ours`, a larger earlier set is removed.
+
+    Else what follows are somebody's own files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = (folder / f"{index:06d}.png" for index in itertools.count())
+    for image, path in zip(images, files):  # in this order: no name is taken in vain
+        save_png(to_float(image), path)
+    if ours:
+        for old in itertools.takewhile(Path.exists, files):
+            old.unlink()
