@@ -142,6 +142,9 @@ def _recipes(commands: argparse._SubParsersAction) -> None:
     commands.add_parser("recipes", help="list the recipes")
     p = commands.add_parser("describe", help="a recipe's parameters, grid, upstream and cost")
     p.add_argument("recipe", help="a name that `semvq recipes` prints, or FILE.py:FUNCTION")
+    p.add_argument("--device", help="estimate hours on: h100, h200, a100, rtx4090 or cpu2")
+    p.add_argument("--num-devices", type=int, default=1, help="how many of them (%(default)s)")
+    p.add_argument("--epoch-size", type=int, help="your training images, for lengths in epochs")
     p.add_argument("--json", action="store_true")
 
 

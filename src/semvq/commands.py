@@ -160,7 +160,12 @@ def recipes(options: Namespace) -> None:
 
 def describe(options: Namespace) -> None:
     """`semvq describe`: counts and costs, without data or memory."""
-    facts = describe_recipe(find_recipe(options.recipe))
+    facts = describe_recipe(
+        find_recipe(options.recipe),
+        options.device,
+        num_devices=options.num_devices,
+        epoch_size=options.epoch_size,
+    )
     if options.json:
         print(json.dumps(facts, indent=1))
         return

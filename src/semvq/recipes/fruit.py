@@ -10,10 +10,10 @@ from semvq.data.images import DataConfig
 from semvq.generators.ar import ARConfig
 from semvq.generators.nar import NARConfig
 from semvq.losses.discriminators import PatchGANConfig
-from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
-from semvq.recipes.base import decoder_phase
+from semvq.losses.perceptual import PerceptualConfig
+from semvq.recipes.base import autoencoder_phase, decoder_phase
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.quantize import UnquantizedConfig, VectorQuantizerConfig
+from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
@@ -46,21 +46,11 @@ def fruit_autoencoder() -> Recipe:
     An image costs a quarter of what it costs in phase 1 here, and the codebook starts from latents
     that know colour already.
     """
-    first = fruit_phase1()
-    task = first.task
-    assert isinstance(task, TokenizerTaskConfig)
-    return replace(
-        first,
+    return autoencoder_phase(
+        fruit_phase1(),
         name="fruit_autoencoder",
         summary="demo warm-up: an autoencoder without codes",
-        task=replace(
-            task,
-            tokenizer=replace(task.tokenizer, quantizer=UnquantizedConfig(code_dim=CODE_DIM)),
-            perceptual=NO_PERCEPTUAL,
-            adversarial=None,
-        ),
-        loop=replace(first.loop, duration="5000 images"),
-        upstream=None,
+        duration="5000 images",
     )
 
 
