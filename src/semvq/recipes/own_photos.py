@@ -1,8 +1,9 @@
 """For photos of your own: labelled ones at 64 px, unlabelled ones at 128 px, 16 x 16 codes each.
 
 The paper's method at a size for one GPU. **These recipes are ours, not the paper's, and not yet
-measured at length** (labelled64 once, for minutes: EXPERIMENTS.md). Where no scale is involved, settings are the demo's (EXPERIMENTS.md); lengths count
-images, so that the cost does not depend on how many photos there are (`semvq describe`).
+measured at length** (labelled64 once, for minutes: EXPERIMENTS.md). Where no scale is involved,
+settings are the demo's; lengths count images, so that the cost does not depend on how many photos
+there are (`semvq describe`).
 
     semvq train labelled64_autoencoder --data PHOTOS        # then _phase1, _phase2
     semvq train labelled64_ar --data PHOTOS --set task.generator.num_classes=37
