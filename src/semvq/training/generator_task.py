@@ -57,8 +57,8 @@ class GeneratorTask(Task):
         num_codes, grid = self.tokenizer.num_codes, self.tokenizer.grid
         if config.data.resolution != self.tokenizer.config.resolution:
             raise ValueError(
-                f"{setting.upstream}: expected a tokenizer of {config.data.resolution} px, found one "
-                f"of {self.tokenizer.config.resolution}; give "
+                f"{setting.upstream}: expected a tokenizer of {config.data.resolution} px, found "
+                f"one of {self.tokenizer.config.resolution}; give "
                 f"--set task.data.resolution={self.tokenizer.config.resolution}"
             )
         self._check("the upstream tokenizer", num_codes=num_codes, grid=grid)

@@ -69,8 +69,8 @@ class TokenizerTask(Task):
         if config.data.resolution != config.tokenizer.resolution:
             raise ValueError(
                 f"expected images of {config.tokenizer.resolution} px as the tokenizer's, found "
-                f"{config.data.resolution}; give task.data.resolution and task.tokenizer.resolution "
-                "the same value"
+                f"{config.data.resolution}; give task.data.resolution and "
+                "task.tokenizer.resolution the same value"
             )
         train, self.val = open_train_val(setting.data, setting.val, config.data)
         self.dataset: TrainImages = TrainImages(train, config.data, setting.seed)
