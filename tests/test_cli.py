@@ -13,6 +13,7 @@ COMMANDS = (
     "encode",
     "reconstruct",
     "sample",
+    "edit",
     "probe",
     "recipes",
     "describe",

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from semvq.cli import main
-from semvq.commands import _columns
 from semvq.generators.files import load_generator
 from semvq.runs import open_generator, open_tokenizer
+from semvq.sample_commands import _columns
 from semvq.training.runs import train_recipe
 from tests.toy import photos, toy_generator, toy_phase1, toy_phase2
 
@@ -67,7 +67,7 @@ def test_sample_writes_images_and_repeats_them_in_other_batches(runs, tmp_path):
         (["sample", "toy_ar", "--class", "purple"], "expected a name among blue, green, red"),
         (["sample", "toy_ar", "--class", "7"], "below 3"),
         (["sample", "toy_ar", "--steps", "4"], "--steps: expected a sampling option of toy_ar"),
-        (["sample", "toy_ar", "--steps", "4"], "--temperature, --guidance, --top-k, --top-p)"),
+        (["sample", "toy_ar", "--steps", "4"], "--temperature, --guidance, --guidance-schedule"),
         (["sample", "toy_nar", "--choice-temperature", "-1"], "choice_temperature"),
         (["sample", "toy_ar", "--num", "0"], "expected at least 1"),
         (

@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _encode(commands)
     _reconstruct(commands)
     _sample(commands)
+    _edit(commands)
     _probe(commands)
     _recipes(commands)
     _assets(commands)
@@ -116,15 +117,53 @@ def _sample(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--class", dest="label", help="class name or number (default: all in turn)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
+    p.add_argument("--keep-best", type=int, metavar="N", help="draw N for each and keep the best")
+    p.add_argument(
+        "--scorer",
+        choices=["efficientnet-lite0", "mobilenet-v2", "likelihood"],
+        help="--keep-best: confidence of that classifier (default: the first), or own likelihood",
+    )
+    _sampling(p)
+    p.add_argument("--out", type=Path, default=Path("samples"), help="folder (%(default)s)")
+    _device(p)
+
+
+def _edit(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("edit", help="repaint a part of an image with a NAR run")
+    _run(p, "a NAR run")
+    p.add_argument("image", type=Path, help="image file; its centre square is used")
+    area = p.add_mutually_exclusive_group(required=True)
+    area.add_argument("--mask", type=Path, help="image of the same size, white where to repaint")
+    area.add_argument("--box", metavar="X0,Y0,X1,Y1", help="box, in shares of the square")
+    area.add_argument("--outpaint", metavar="SIDE:SHARE", help="band to repaint, e.g. right:0.5")
+    p.add_argument("--num", type=int, default=4, help="how many results (%(default)s)")
+    p.add_argument("--class", dest="label", help="class name or number (default: none)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
+    _sampling(p)
+    p.add_argument("--out", type=Path, default=Path("edited"), help="folder (%(default)s)")
+    _device(p)
+
+
+def _sampling(p: argparse.ArgumentParser) -> None:
     p.add_argument("--temperature", type=float, default=1.0)
     p.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 is off")
+    p.add_argument(
+        "--guidance-schedule",
+        choices=["constant", "linear", "cosine"],
+        help="ramp from 1 up to --guidance over the sampling (default: constant)",
+    )
     p.add_argument("--top-k", type=int, help="keep the k likeliest codes")
     p.add_argument("--top-p", type=float, help="keep codes up to this probability mass")
     p.add_argument("--steps", type=int, help="NAR: sampling steps")
+    p.add_argument(
+        "--order",
+        choices=["confidence", "halton"],
+        help="NAR: which codes a step fixes, the surest (default) or the next of a Halton sequence",
+    )
     p.add_argument("--choice-temperature", type=float, help="NAR: noise on what is kept")
     p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument("--out", type=Path, default=Path("samples"), help="folder (%(default)s)")
-    _device(p)
+    p.add_argument("--npz", type=Path, metavar="FILE", help="write one array file too, as ADM does")
 
 
 def _probe(commands: argparse._SubParsersAction) -> None:

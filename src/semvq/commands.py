@@ -1,17 +1,15 @@
 """What each command does: load, call the library, write files, print a few lines."""
 
-import itertools
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from semvq import assets as weights
+from semvq.command_parts import at_least_one, import_code, write
 from semvq.config import from_dict, to_dict, with_overrides
 from semvq.data.images import (
     DataConfig,
@@ -20,21 +18,20 @@ from semvq.data.images import (
     image_grid,
     load_image,
     open_train_val,
-    save_png,
     to_float,
 )
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
-from semvq.recipes import RECIPES, find_recipe, import_file
+from semvq.recipes import RECIPES, find_recipe
 from semvq.recipes.describe import describe as describe_recipe
 from semvq.runs import open_generator, open_tokenizer
+from semvq.sample_commands import edit as edit
+from semvq.sample_commands import sample as sample
 from semvq.training.distributed import start_engine
 from semvq.training.generator_task import encode_images
 from semvq.training.journal import say_progress
 from semvq.training.recipe import Recipe
 from semvq.training.runs import resolve_device, train_recipe
-
-MAX_COLUMNS = 16  # of the sheet of samples
 
 
 def demo(options: Namespace) -> int:
@@ -68,7 +65,7 @@ def train(options: Namespace) -> int:
 
 def encode(options: Namespace) -> None:
     """`semvq encode`: write `OUT/train` and `OUT/val`."""
-    _import_code(options)
+    import_code(options)
     fabric, world = start_engine(resolve_device(options.device))
     tokenizer = open_tokenizer(options.run, fabric.device)
     config = DataConfig(
@@ -82,7 +79,7 @@ def encode(options: Namespace) -> None:
 
 def reconstruct(options: Namespace) -> None:
     """`semvq reconstruct`: originals above reconstructions, as one PNG."""
-    _import_code(options)
+    import_code(options)
     device = resolve_device(options.device)
     tokenizer = open_tokenizer(options.run, device)
     config = DataConfig(resolution=tokenizer.config.resolution)
@@ -90,40 +87,19 @@ def reconstruct(options: Namespace) -> None:
     images = to_float(images).to(device)
     with torch.no_grad():
         reconstruction = tokenizer.decode(tokenizer.encode(images))
-    _write(image_grid(torch.cat([images, reconstruction]), columns=len(images)), options.out)
-
-
-def sample(options: Namespace) -> None:
-    """`semvq sample`: a folder of PNG files and `grid.png`."""
-    _import_code(options)
-    device = resolve_device(options.device)
-    generator, tokenizer, names = open_generator(options.run, options.decoder, device)
-    _at_least_one(num=options.num, batch_size=options.batch_size)
-    num_classes = generator.config.num_classes
-    classes = _classes(options.label, options.num, names, num_classes)
-    chosen = _sampling_options(options, generator.sampling_options)
-    images: list[Tensor] = []
-    for start in range(0, options.num, options.batch_size):
-        num = min(options.batch_size, options.num - start)
-        labels = None if classes is None else classes[start : start + num].to(device)
-        with torch.no_grad():
-            codes = generator.sample(num, labels, options.seed, first_index=start, **chosen)
-            images.append(tokenizer.decode(codes).float().cpu())
-        say_progress("sampling", start + num, options.num)
-    in_turn = num_classes if options.label is None else 0
-    _write_samples(torch.cat(images), options.out, _columns(options.num, in_turn))
+    write(image_grid(torch.cat([images, reconstruction]), columns=len(images)), options.out)
 
 
 def probe(options: Namespace) -> None:
     """`semvq probe`: the visualisation pipeline of Sec. 3.2 on some images."""
-    _import_code(options)
+    import_code(options)
     device = resolve_device(options.device)
     generator, tokenizer, names = open_generator(options.run, options.decoder, device)
     if not generator.causal:
         raise ValueError(
             f"{options.run}: expected an AR run, found a NAR one; its context is not causal"
         )
-    _at_least_one(num=options.num)
+    at_least_one(num=options.num)
     image_set = ImageSet.open(options.data)
     if generator.config.num_classes and image_set.classes != tuple(names):
         raise ValueError(
@@ -137,7 +113,7 @@ def probe(options: Namespace) -> None:
     with torch.no_grad():
         codes = tokenizer.encode(images)
         found = predict(generator, codes, classes)
-        _write(
+        write(
             panel(images, tokenizer.decode(codes), tokenizer.decode(found.codes), found),
             options.out,
         )
@@ -191,78 +167,6 @@ def assets(options: Namespace) -> None:
         sources = "\n".join(f"{s.describe()}\nsha256 {s.sha256}" for s in asset.sources)
         table.add_row(asset.name, f"{asset.size / 1e6:.0f}", here, asset.licence, sources)
     Console().print(table)
-
-
-def _at_least_one(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{_flag(name)}: expected at least 1, found {value}")
-
-
-def _import_code(options: Namespace) -> None:
-    if options.code:
-        import_file(options.code)
-
-
-def _classes(
-    label: str | None, num: int, names: tuple[str, ...], num_classes: int
-) -> Tensor | None:
-    """Class numbers of `num` samples; None for an unconditional generator."""
-    if not num_classes:
-        if label is not None:
-            raise ValueError(f"--class: this generator has no classes, found '{label}'")
-        return None
-    if label is None:
-        return torch.arange(num) % num_classes
-    if label in names:
-        return torch.full((num,), names.index(label))
-    if label.isdigit() and int(label) < num_classes:
-        return torch.full((num,), int(label))
-    raise ValueError(
-        f"--class: expected a name among {', '.join(names)} or a number below {num_classes}, "
-        f"found '{label}'"
-    )
-
-
-def _sampling_options(options: Namespace, known: tuple[str, ...]) -> dict[str, Any]:
-    """The sampling options that were given; ValueError for one this generator does not take."""
-    names = ("temperature", "guidance", "top_k", "top_p", "steps", "choice_temperature")
-    chosen = {k: v for k in names if (v := getattr(options, k)) is not None}
-    for name in chosen:
-        if name not in known:
-            flags = ", ".join(_flag(k) for k in names if k in known)
-            raise ValueError(
-                f"{_flag(name)}: expected a sampling option of {options.run} ({flags}), "
-                "found one that it does not take; leave it out"
-            )
-    return chosen
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _columns(num: int, num_classes: int) -> int:
-    """A column per class where all come in turn (`num_classes` > 0) and fit the page, else 8."""
-    return min(num, num_classes if 0 < num_classes <= MAX_COLUMNS else 8)
-
-
-def _write_samples(images: Tensor, folder: Path, columns: int) -> None:
-    """Images as 000000.png, … and `grid.png`; a larger earlier set leaves nothing behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = (folder / f"{index:06d}.png" for index in itertools.count())
-    for image, path in zip(images, files):  # in this order: no name is taken in vain
-        save_png(image, path)
-    if (folder / "grid.png").exists():  # else what follows are somebody's own files
-        for old in itertools.takewhile(Path.exists, files):
-            old.unlink()
-    _write(image_grid(images, columns), folder / "grid.png")
-
-
-def _write(grid: Tensor, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(grid, path)
-    print(path)
 
 
 def _sentence(figures: dict) -> str:
