@@ -88,8 +88,12 @@ def code_lines(path: Path) -> int:
     return len(held)
 
 
+# what a reader of the method need not read: lists, an application, and the words of the commands
+NOT_CORE = ("recipes", "interop", "demo", "cli", "commands", "sample_commands", "command_parts")
+
+
 def test_the_core_stays_small():
-    core = [p for p in SOURCES if part_of(p) not in ("recipes", "interop", "demo")]
+    core = [p for p in SOURCES if part_of(p) not in NOT_CORE]
     assert 2000 < sum(map(code_lines, core)) < MAX_CORE_LINES
 
 
