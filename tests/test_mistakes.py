@@ -1,5 +1,6 @@
 """Forty and more mistakes of a user: exit code 2, one line, no traceback."""
 
+import errno
 import json
 import os
 import shutil
@@ -156,6 +157,22 @@ def test_a_mistake_ends_with_code_2_and_one_line(place, monkeypatch, capsys, nam
 
 def test_there_are_forty():
     assert len(MISTAKES) >= 40
+
+
+def test_a_full_disk_says_what_to_do_and_keeps_what_is_there(place, monkeypatch, capsys):
+    from semvq.training import loop
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoints")
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(loop, "save_checkpoint", full)
+    with pytest.raises(SystemExit) as stop:
+        main(f"train {RECIPE}:kill_phase1 --data photos --out full".split())
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "No space left on device: 'checkpoints'; free some space" in error
+    assert "Traceback" not in error
 
 
 def test_out_of_memory_says_what_to_try(place, monkeypatch, capsys):

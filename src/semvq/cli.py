@@ -4,6 +4,7 @@ so that `--help` needs no torch. A user's mistake ends with exit code 2 and one 
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -20,13 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         status = getattr(commands, options.command)(options)
     except (ValueError, OSError) as error:
-        line = " ".join(str(error).split())
-        print(f"semvq{_process()}: error: {line}", file=sys.stderr)
+        print(f"semvq{_process()}: error: {_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("semvq: stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(status or 0)
+
+
+def _line(error: Exception) -> str:
+    """The error's words on one line; a full disk also says what to do."""
+    words = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{words}; free some space and run the same command again, what was saved is whole"
+    return words
 
 
 def _process() -> str:
