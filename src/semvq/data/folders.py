@@ -1,11 +1,10 @@
 """Index of a set of images: a folder, a folder of class folders, a tar file, or several.
 
-Tar members `<class>/<file>` are read in place by their offset; a WebDataset shard is such a tar.
+Tar members `<class>/<file>` are read in place by their offset; see `shards`.
 """
 
 import os
-import re
-import tarfile
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -14,12 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from semvq.data.pixels import EXTENSIONS, BadImageError, decode
+from semvq.data.shards import COMPRESSED_NAMES, SPLITS, Row, find_tars, is_image, tar_rows
 
 CACHE_BYTES = 256_000_000  # a set whose decoded images fit is decoded once per process
-_SPLITS = {"train", "training", "val", "valid", "validation", "test"}
-
-# name "<class>/<file>" as bytes, size in bytes, number of the tar, offset in it
-_Row = tuple[bytes, int, int, int]
 
 
 class ImageSet:
@@ -53,20 +49,20 @@ class ImageSet:
         training and held-out parts lie side by side, or on a class that is not among `classes`.
         """
         path = Path(path)
-        tars = _find_tars(path)
+        tars, by_number = find_tars(path), False
         if tars:
-            rows = [row for i, tar in enumerate(tars) for row in _tar_rows(tar, i)]
+            rows, by_number = _all_rows(tars)
         elif path.is_dir():
-            rows = list(_folder_rows(path, b""))
+            rows = list(_folder_rows(path, b"", frozenset()))
         else:
             raise ValueError(f"expected images at {path}: a folder or a tar file, found neither")
         if not rows:
-            raise ValueError(f"expected images at {path}, found none ({', '.join(EXTENSIONS)})")
+            raise ValueError(f"expected images at {path}, found none {_instead(path)}")
         width = max(len(row[0]) for row in rows)
         kinds = [("name", f"S{width}"), ("size", np.int64), ("tar", np.int32), ("at", np.int64)]
         # arrays rather than lists: workers share them without copying
         table = np.array(sorted(rows), dtype=kinds)
-        found = _class_names(path, [row[0] for row in rows])
+        found = _class_names(path, [row[0] for row in rows], by_number)
         return cls(path, tars, table, found if classes is None else classes)
 
     def __len__(self) -> int:
@@ -140,51 +136,51 @@ def split(image_set: ImageSet, val_share: float) -> tuple[ImageSet, ImageSet]:
     return image_set.subset(train), image_set.subset(val)
 
 
-def _find_tars(path: Path) -> list[Path]:
-    """The tar files that `path` means: itself, those in the folder, or those of the pattern."""
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        tars = sorted(path.glob("*.tar"))
-        words = {w for tar in tars for w in re.split(r"[^a-z]+", tar.stem.lower())} & _SPLITS
-        if len(words) > 1:
-            raise ValueError(
-                f"{path}: expected the tar files of one split, found {' and '.join(sorted(words))};"
-                f" name one, such as '{path}/*train*.tar'"
-            )
-        return tars
-    return sorted(path.parent.glob(path.name)) if set(path.name) & set("*?[") else []
+def _all_rows(tars: Sequence[Path]) -> tuple[list[Row], bool]:
+    """The images of all tars, and whether their classes are the numbers in `.cls` files."""
+    rows: list[Row] = []
+    labelled = True
+    for number, tar in enumerate(tars):
+        found, from_files = tar_rows(tar, number)
+        rows += found
+        labelled = labelled and from_files
+    return rows, labelled and all(row[0].partition(b"/")[0].isdigit() for row in rows)
 
 
-def _tar_rows(tar: Path, number: int) -> Iterator[_Row]:
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                name = os.path.normpath(member.name).replace(os.sep, "/")
-                if member.isreg() and _is_image(name):
-                    yield os.fsencode(name), member.size, number, member.offset_data
-    except tarfile.TarError as error:
-        raise ValueError(f"{tar}: expected an uncompressed tar file ({error})") from error
-
-
-def _folder_rows(folder: Path, prefix: bytes) -> Iterator[_Row]:
+def _folder_rows(folder: Path, prefix: bytes, above: frozenset) -> Iterator[Row]:
+    """The images under `folder`; `above` are the folders it lies in, so that links end."""
+    here = os.stat(folder)
+    if (identity := (here.st_dev, here.st_ino)) in above:
+        return
     with os.scandir(folder) as entries:
         for entry in entries:
             name = prefix + os.fsencode(entry.name)
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _folder_rows(Path(entry.path), name + b"/")
-            elif _is_image(entry.name):
-                yield name, entry.stat().st_size, 0, 0
+                yield from _folder_rows(Path(entry.path), name + b"/", above | {identity})
+            elif is_image(entry.name) and (size := _size(entry)) is not None:
+                yield name, size, 0, 0
 
 
-def _is_image(name: str) -> bool:
-    file = name.rpartition("/")[2].lower()
-    return file.endswith(EXTENSIONS) and not file.startswith(".")
+def _size(entry: os.DirEntry) -> int | None:
+    """None for a pipe or device, which might never end; 0 for a link to nothing, a bad image."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _class_names(path: Path, names: list[bytes]) -> tuple[str, ...]:
+def _instead(path: Path) -> str:
+    """What lies in a folder without images, for the message."""
+    compressed = sorted(p for pattern in COMPRESSED_NAMES for p in path.glob(pattern))
+    if compressed:
+        return f"but {compressed[0].name}; decompress it once, into a .tar or a folder"
+    return f"({', '.join(EXTENSIONS)})"
+
+
+def _class_names(path: Path, names: list[bytes], by_number: bool) -> tuple[str, ...]:
     """Sorted first folders of the names; none where the images lie in no folder."""
     loose = [name for name in names if b"/" not in name]
     folders = sorted({os.fsdecode(name.partition(b"/")[0]) for name in names if b"/" in name})
@@ -193,10 +189,10 @@ def _class_names(path: Path, names: list[bytes]) -> tuple[str, ...]:
             f"{path}: expected every image in a class folder or none, found "
             f"'{os.fsdecode(loose[0])}' beside the folder '{folders[0]}'"
         )
-    splits = [name for name in folders if name.lower() in _SPLITS]
+    splits = [name for name in folders if name.lower() in SPLITS]
     if len(splits) > 1:
         raise ValueError(
             f"{path}: expected folders of classes, found '{splits[0]}' and '{splits[1]}'; "
             f"give one of them as the data and the other with --val"
         )
-    return tuple(folders)
+    return tuple(sorted(folders, key=int) if by_number else folders)

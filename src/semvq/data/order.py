@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-WORKER_TIMEOUT = 300.0  # seconds for one batch
+WORKER_TIMEOUT = 60.0  # seconds for one batch
 MAX_BAD_SHARE = 0.01
 
 # what the numbers are drawn for; equal seeds then share nothing
