@@ -31,7 +31,7 @@ def many_ar() -> Recipe:
     """No chance in it: no dropout, no dropped class."""
     recipe = toy_generator("ar", duration="20 steps", **LOOP)
     model = replace(recipe.task.generator, dropout=0.0, conditioning_dropout=0.0)
-    task = replace(recipe.task, generator=model, num_views=1)
+    task = replace(recipe.task, generator=model, num_views=4)
     return replace(recipe, name="many_ar", upstream="many_phase1", task=task)
 
 

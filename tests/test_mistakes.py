@@ -189,3 +189,9 @@ def test_out_of_memory_says_what_to_try(place, monkeypatch, capsys):
     assert stop.value.code == 2
     assert "out of memory with 4 images at a time" in (error := capsys.readouterr().err)
     assert "--set loop.accumulate=2" in error and "Traceback" not in error
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    again = "--set loop.accumulate=2 --set loop.duration=2steps"
+    with pytest.raises(SystemExit) as stop:
+        main(f"train {RECIPE}:kill_phase1 --data photos --out oom {again}".split())
+    assert stop.value.code == 0, capsys.readouterr().err

@@ -96,7 +96,8 @@ def test_codes_and_ar_losses_agree_with_one_process(tokenizer, data, tmp_path):
         )
         assert found.returncode == 0, found.stderr
         cache = TokenCache.open(tmp_path / str(processes) / "many_ar" / "tokens" / "train")
-        codes[processes] = (cache.read(range(len(cache))), cache.fingerprint)
+        views = [cache.read(range(len(cache)), view)[0] for view in range(4)]
+        codes[processes] = (views, cache.fingerprint)
     assert codes[1][1] == codes[2][1]
     assert all(torch.equal(a, b) for a, b in zip(codes[1][0], codes[2][0]))
     assert_same_log(tmp_path / "1" / "many_ar", tmp_path / "2" / "many_ar", 1e-5)

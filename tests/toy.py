@@ -14,11 +14,12 @@ from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
 from semvq.recipes.base import decoder_phase
 from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.quantize import UnquantizedConfig, VectorQuantizerConfig
+from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
 from semvq.training.recipe import Recipe
-from semvq.training.tokenizer_task import AdversarialConfig, TokenizerTaskConfig
+from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 30)}
 SIDE = 16

@@ -1,5 +1,6 @@
 """What several commands share."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def import_code(options: Namespace) -> None:
     """Run the user's file of `--code`, so that the run's own classes are known."""
     if options.code:
         import_file(options.code)
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or the one that speaks for several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def flag(name: str) -> str:

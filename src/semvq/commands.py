@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from semvq import assets as weights
-from semvq.command_parts import at_least_one, import_code, write
+from semvq.command_parts import at_least_one, import_code, is_first_process, write
 from semvq.config import from_dict, to_dict, with_overrides
 from semvq.data.images import (
     DataConfig,
@@ -59,7 +59,8 @@ def train(options: Namespace) -> int:
     )
     if stopped is not None:
         return 128 + stopped
-    print(f"finished: {folder}")
+    if is_first_process():
+        print(f"finished: {folder}")
     return 0
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from semvq.config import Config
 from semvq.data.folders import ImageSet, split
-from semvq.data.order import CROP, EpochOrder, batches, chunks, stream, uniforms
+from semvq.data.order import CROP, EpochOrder, batches, stream, uniforms
 from semvq.data.pixels import (
     BadImageError,
     crop_resize,
@@ -172,15 +172,27 @@ class Views(Dataset):
         return _augment(image, self.config, uniforms(0, CROP, view, index, 4))
 
 
+def pieces(part: range, size: int) -> Iterator[range]:
+    """A range of image numbers in ranges of at most `size`."""
+    for first in range(part.start, part.stop, size):
+        yield range(first, min(first + size, part.stop))
+
+
 def eval_batches(
-    image_set: ImageSet, config: DataConfig, batch_size: int, num_workers: int = 0
+    image_set: ImageSet,
+    config: DataConfig,
+    batch_size: int,
+    num_workers: int = 0,
+    part: range | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Centre crops in order: `image` uint8 (B, 3, H, W), `label`, `index` int64 (B,), `bad`.
 
-    Files that cannot be read are left out (or raise, as `config.bad_images` says).
+    `part` None means all images. Files that cannot be read are left out (or raise, as
+    `config.bad_images` says).
     """
     views = Views(image_set, config)
-    for batch in batches(views, chunks(len(image_set), batch_size), num_workers):
+    numbers = pieces(range(len(image_set)) if part is None else part, batch_size)
+    for batch in batches(views, numbers, num_workers):
         if "image" in batch:
             yield batch | {"image": batch["image"][:, 0]}
 

@@ -10,20 +10,25 @@ import numpy as np
 from semvq.data.tokens import TokenCache
 
 
-def join_caches(folder: Path, fingerprint: str) -> None:
+def join_caches(folder: Path) -> None:
     """Replace the part caches `folder/000000`, `folder/000001`, … by one cache at `folder`.
 
-    Parts are taken in order of their names; `fingerprint` is that of all the images together.
+    Parts are taken in order of their names. ValueError where there is none.
     """
-    names = sorted(p.name for p in folder.iterdir())
+    names = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    if not names:
+        raise ValueError(f"{folder}: expected images to encode, found none that can be read")
     whole = folder.with_name(f"{folder.name}-whole")
-    whole.mkdir()
-    _join([TokenCache.open(folder / name) for name in names], whole, fingerprint)
+    if len(names) == 1:
+        os.rename(folder / names[0], whole)
+    else:
+        whole.mkdir()
+        _join([TokenCache.open(folder / name) for name in names], whole)
     shutil.rmtree(folder)
     os.rename(whole, folder)
 
 
-def _join(parts: list[TokenCache], whole: Path, fingerprint: str) -> None:
+def _join(parts: list[TokenCache], whole: Path) -> None:
     first = parts[0]
     num = sum(map(len, parts))
     shape = (num, *first.codes.shape[1:])
@@ -37,7 +42,6 @@ def _join(parts: list[TokenCache], whole: Path, fingerprint: str) -> None:
     facts = json.loads((first.path / "cache.json").read_text())
     facts |= {
         "num_images": num,
-        "fingerprint": fingerprint,
         "bad": [name for part in parts for name in part.bad],
         "sizes": {name: (whole / name).stat().st_size for name in ("codes.npy", "labels.npy")},
     }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semvq.data.images import DataConfig, ImageSet, Views, to_float
+from semvq.data.images import DataConfig, ImageSet, Views, pieces, to_float
 from semvq.data.order import VIEW, EpochOrder, batches, chunks, uniforms
 from semvq.downloads import Progress
 
@@ -148,11 +148,13 @@ def write_tokens(
     batch_size: int = 64,
     num_workers: int = 0,
     progress: Progress | None = None,
-) -> TokenCache:
+    part: range | None = None,
+) -> TokenCache | None:
     """Encode `num_views` views of every image into a new cache at `path`, all or nothing.
 
     `encode` takes images (B, 3, H, W) in [-1, 1] to codes int64 (B, h, w). Images that cannot be
-    read are left out and named in `bad`. ValueError if something lies at `path`, and as `Views`.
+    read are left out and named in `bad`. With `part`, only the images of those numbers; None comes
+    back where not one of them can be read. ValueError if something lies at `path`, and as `Views`.
     """
     path = Path(path)
     if path.exists():
@@ -161,7 +163,14 @@ def write_tokens(
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         views = Views(image_set, config, num_views)
-        facts = _encode(temporary, encode, views, num_codes, batch_size, num_workers, progress)
+        numbers = range(len(image_set)) if part is None else part
+        batches_of = list(pieces(numbers, batch_size))
+        facts = _encode(temporary, encode, views, num_codes, batches_of, num_workers, progress)
+        if facts is None and part is not None:
+            shutil.rmtree(temporary)
+            return None
+        if facts is None:
+            raise ValueError(f"{image_set.root}: expected images, found none that can be read")
         facts |= {
             "code_space_hash": code_space_hash,
             "num_codes": num_codes,
@@ -184,18 +193,17 @@ def _encode(
     encode: Callable[[Tensor], Tensor],
     views: Views,
     num_codes: int,
-    batch_size: int,
+    numbers: list[range],
     num_workers: int,
     progress: Progress | None,
-) -> dict[str, Any]:
-    """Write the two arrays; returns the facts that only the encoding knows."""
-    num = len(views)
+) -> dict[str, Any] | None:
+    """Write the two arrays; returns the facts that only the encoding knows. None: no image."""
+    num = sum(map(len, numbers))
     labels: list[int] = []
     bad: list[str] = []
     codes: np.memmap | None = None
-    for rows, batch in zip(
-        chunks(num, batch_size), batches(views, chunks(num, batch_size), num_workers)
-    ):
+    done = 0
+    for rows, batch in zip(numbers, batches(views, numbers, num_workers)):
         bad += batch["bad"]
         if "image" in batch:
             images = to_float(batch["image"])
@@ -209,10 +217,11 @@ def _encode(
             start = len(labels)
             labels += batch["label"].tolist()
             codes[start : len(labels)] = found.reshape(-1, *codes.shape[1:])
+        done += len(rows)
         if progress:
-            progress("encoding", rows.stop, num)
+            progress("encoding", done, num)
     if codes is None:
-        raise ValueError(f"none of the images can be read, the first {bad[0]}")
+        return None
     grid = list(codes.shape[2:])
     codes.flush()
     if len(labels) < num:

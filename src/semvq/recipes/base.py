@@ -5,9 +5,10 @@ from dataclasses import replace
 from semvq.data.images import DataConfig
 from semvq.losses.perceptual import NO_PERCEPTUAL
 from semvq.tokenizer.quantize import UnquantizedConfig
+from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.recipe import Published, Recipe
-from semvq.training.tokenizer_task import AdversarialConfig, TokenizerTaskConfig
+from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 # How long the paper trains (Sec. 4.1 to 4.3).
 PHASE1 = "500k steps"

@@ -14,11 +14,12 @@ from semvq.losses.perceptual import PerceptualConfig
 from semvq.recipes.base import autoencoder_phase, decoder_phase
 from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.quantize import VectorQuantizerConfig
+from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
 from semvq.training.recipe import Recipe
-from semvq.training.tokenizer_task import AdversarialConfig, TokenizerTaskConfig
+from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 REFERENCE_MINUTES = 9.0  # what the durations below and the sampling take on two cores
 SAMPLING = {"guidance": 3.0, "top_k": 100}  # of the demo's samples, AR and NAR

@@ -21,11 +21,12 @@ from semvq.recipes.base import (
 )
 from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.quantize import VectorQuantizerConfig
+from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
 from semvq.training.recipe import Published, Recipe
-from semvq.training.tokenizer_task import AdversarialConfig, TokenizerTaskConfig
+from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 ADAM = OptimConfig(learning_rate=1e-4, beta1=0.9, beta2=0.99, warmup="5k steps")
 DATA = DataConfig(resolution=256, min_crop=0.8, random_position=True, flip=True)

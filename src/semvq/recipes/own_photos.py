@@ -21,11 +21,12 @@ from semvq.losses.perceptual import PerceptualConfig
 from semvq.recipes.base import autoencoder_phase, decoder_phase, tokenizer_task
 from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.quantize import VectorQuantizerConfig
+from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
 from semvq.training.recipe import Recipe
-from semvq.training.tokenizer_task import AdversarialConfig, TokenizerTaskConfig
+from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 AUTOENCODER, PHASE1, PHASE2, TRANSFORMER = "1M images", "2M images", "1M images", "4M images"
 NUM_CLASSES = 100  # of labelled64; yours by --set task.generator.num_classes=N

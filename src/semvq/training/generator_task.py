@@ -201,16 +201,17 @@ def encode_images(
             write_tokens(
                 temporary / name / f"{world.rank:06d}",
                 encode,
-                image_set.subset(part),
+                image_set,
                 config,
                 num_views=views,
                 num_codes=tokenizer.num_codes,
                 code_space_hash=tokenizer.code_space_hash(),
                 progress=progress if world.is_writer else None,
+                part=part,
             )
     world.wait()
     if world.is_writer:
-        for name, image_set in zip(("train", "val"), images):
-            join_caches(temporary / name, image_set.fingerprint)
+        for name in ("train", "val"):
+            join_caches(temporary / name)
         os.replace(temporary, folder)
     world.wait()

@@ -109,6 +109,7 @@ def train(
             seed_step(config.seed, -1)
             with fabric.autocast():
                 task.start(_batches(task, 0, config, fabric, world, num_workers))
+            world.copy_from_writer(state.tensors().values())
         journal.resume(state.images_seen)
 
         batches = _batches(task, state.images_seen, config, fabric, world, num_workers)
@@ -131,7 +132,8 @@ def train(
                         losses.append(turn.loss.detach())
                         logs.append(turn.logs)
 
-            # what one process alone would have found on the whole batch
+            # gradients, losses and logs become means over processes: those of the whole batch
+            own_losses = losses
             for player in task.players:
                 world.average_gradients(list(player.parameters().values()))
             losses, logs, asked = world.agree(losses, logs, signals[0] if signals else 0)
@@ -156,10 +158,10 @@ def train(
             else:
                 state.skipped += 1
                 state.skipped_in_a_row += 1
-                journal.say(
-                    f"step {state.step}: loss or gradient is not finite; nothing was updated "
-                    f"(images {_some(ids)})"
-                )
+                words = f"step {state.step}: loss or gradient is not finite; nothing was updated"
+                journal.say(words)
+                if world.count == 1 or not torch.isfinite(torch.stack(own_losses)).all():
+                    journal.warn(f"step {state.step}: it came from images {_some(ids)}")
             for player in task.players:
                 player.module.zero_grad(set_to_none=True)
             if state.skipped_in_a_row >= config.max_skipped_in_a_row:

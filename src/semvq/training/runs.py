@@ -7,7 +7,7 @@ samples/ · finished (once it is) · lock (while a job is at work).
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from semvq.config import config_hash, differences, from_dict, to_dict
 from semvq.files import write_atomically
+from semvq.training.checkpoint import checkpoints
 from semvq.training.distributed import World, start_engine
 from semvq.training.lock import only_job
 from semvq.training.loop import LoopConfig, train
@@ -49,8 +50,8 @@ def train_recipe(
         raise ValueError(f"{folder}: expected a folder to write to, found a file")
     place = resolve_device(device)
     fabric, world = start_engine(place, _numerics(recipe, place))
-    with only_job(folder) if world.is_writer else nullcontext():
-        if (folder / "recipe.json").exists():
+    with _only_job(folder, world, fabric.device):
+        if checkpoints(folder / "checkpoints"):
             _check_same(recipe, folder)
         setting = Setting(
             folder=folder,
@@ -68,7 +69,7 @@ def train_recipe(
         if world.is_writer:  # now that the task opens: a mistake must not fix the folder
             _write_recipe(recipe, folder)
         world.wait()
-        with _memory_named(recipe.loop, world):
+        with _memory_named(recipe.loop, world, folder):
             stopped = train(
                 fabric,
                 world,
@@ -121,7 +122,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 def _write_recipe(recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "recipe.json").exists():
+    if not checkpoints(folder / "checkpoints"):
         facts = {"hash": config_hash(recipe), "torch": torch.__version__}
         record = facts | {"recipe": to_dict(recipe)}
         write_atomically(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
@@ -148,7 +149,22 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _memory_named(loop: LoopConfig, world: World) -> Iterator[None]:
+def _only_job(folder: Path, world: World, device: torch.device) -> Iterator[None]:
+    """The writing process holds the folder's lock; if it cannot, all leave."""
+    with ExitStack() as stack:
+        problem: Exception | None = None
+        if world.is_writer:
+            try:
+                stack.enter_context(only_job(folder))
+            except (ValueError, OSError) as error:
+                problem = error
+        if world.total(torch.tensor(float(problem is not None), device=device)):
+            raise problem or ValueError(f"{folder}: process 0 could not start there, and says why")
+        yield
+
+
+@contextmanager
+def _memory_named(loop: LoopConfig, world: World, folder: Path) -> Iterator[None]:
     """Turn the device's "out of memory" into a line with a smaller part of the batch to try."""
     try:
         yield
@@ -163,10 +179,12 @@ def _memory_named(loop: LoopConfig, world: World) -> Iterator[None]:
         if smaller:
             parts = size // smaller * loop.accumulate
             advice = f"the same batch in smaller parts: --set loop.accumulate={parts}"
+            if checkpoints(folder / "checkpoints"):
+                advice += " with another --out"
         raise ValueError(
             f"out of memory with {size} images at a time"
             + (f" (peak {peak / 2**30:.1f} GiB)" if peak else "")
-            + f"; nothing was lost, try {advice}"
+            + f"; what was saved is whole, try {advice}"
         ) from error
 
 

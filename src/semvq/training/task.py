@@ -110,10 +110,15 @@ class Task(ABC):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `state` gave, in place."""
         own = self.state()
-        if own.keys() != state.keys():
-            raise ValueError(f"expected task state {sorted(own)}, found {sorted(state)}")
+        check_names(own, state)
         for name, tensor in state.items():
             own[name].copy_(tensor)
+
+
+def check_names(own: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """ValueError unless a checkpoint's task state has the names of this task's own."""
+    if own.keys() != found.keys():
+        raise ValueError(f"expected task state {sorted(own)}, found {sorted(found)}")
 
 
 @dataclass(frozen=True)

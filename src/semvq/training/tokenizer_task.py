@@ -35,7 +35,7 @@ from semvq.tokenizer.model import (
 from semvq.tokenizer.usage import UsageCounter
 from semvq.training.adversary import AdversarialConfig, Adversary
 from semvq.training.optim import OptimConfig
-from semvq.training.task import Player, Setting, Task, TaskConfig, Turn
+from semvq.training.task import Player, Setting, Task, TaskConfig, Turn, check_names
 
 CODES_PER_CODE = 8  # latents gathered per codebook entry for its initialisation
 CALIBRATION_BATCHES = 8
@@ -186,9 +186,9 @@ class TokenizerTask(Task):
         counter = UsageCounter(self.tokenizer.quantizer.num_codes, self.device)
         ratios: list[Tensor] = []
         distances: list[Tensor] = []
-        part = self.val.subset(self.world.share(len(self.val)))
+        part = self.world.share(len(self.val))
         self.tokenizer.eval()
-        for batch in eval_batches(part, self.config.data, batch_size=32):
+        for batch in eval_batches(self.val, self.config.data, batch_size=32, part=part):
             images = to_float(batch["image"].to(self.device))
             reconstruction, quantized = self.tokenizer(images)
             counter.update(quantized.codes)
@@ -200,6 +200,8 @@ class TokenizerTask(Task):
         sums = [torch.cat(ratios or none).sum(), torch.stack(distances or none).sum()]
         sums += [torch.tensor(float(num), device=self.device)]
         ratio, distance, num_all = self.world.total(torch.stack(sums)).tolist()
+        if not num_all:
+            raise ValueError(f"{self.val.root}: expected held-out images, found none to be read")
         yield "psnr", ratio / num_all
         yield "perceptual", distance / num_all
         if self.tokenizer.quantizer.has_codes:
@@ -230,9 +232,8 @@ class TokenizerTask(Task):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """The counts of all processes go to the writing one: their sum is what matters."""
-        own = {f"perceptual.{k}": v for k, v in self.perceptual.named_buffers(recurse=False)}
-        own |= {f"usage.{k}": v for k, v in self.usage.state().items()}
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-        if not self.world.is_writer:
-            self.usage.reset()
+        check_names(self.state(), state)
+        for name, buffer in self.perceptual.named_buffers(recurse=False):
+            buffer.copy_(state[f"perceptual.{name}"])
+        for name, counts in self.usage.state().items():
+            counts.copy_(state[f"usage.{name}"] if self.world.is_writer else 0 * counts)
