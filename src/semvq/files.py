@@ -1,25 +1,32 @@
 """Files of a run folder: replaced in one step, and `config.json` read with a clear word if it is
 
-another run's, or nobody's.
+another run's, or nobody's. What a stranger's file holds can end in one line only.
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_NAMED = 6  # run folders that a message names
+MAX_CONFIG = 2**24  # bytes; far above any use
+MAX_LINE = 500  # letters of a message about a stranger's file
 
 
 def replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Put at `path` what `write(temporary)` writes: whole and on disk, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(temporary)
-        flush(temporary)
-        os.replace(temporary, path)
+        with writing(path):
+            write(temporary)
+            flush(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -27,6 +34,51 @@ def replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small text file in one step."""
     replace_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written to into an OSError that names `path`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path}: expected room and permission to write, found {one_line(error)}; see to it "
+            "and run the same command again: what was saved before is as it was"
+        ) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a stranger's files at `path` break inside into a ValueError of one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except ValueError as error:
+        line = one_line(error)
+        if line == str(error):
+            raise
+        raise ValueError(line) from error
+    except (
+        TypeError,
+        AttributeError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,  # RecursionError too
+        SafetensorError,
+    ) as error:
+        raise ValueError(
+            f"{path}: expected a saved model, found files that make none "
+            f"({type(error).__name__}: {one_line(error)}); get it again from where it was made"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks and not without end."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= MAX_LINE else line[:MAX_LINE] + " …"
 
 
 def flush(path: Path) -> None:
@@ -50,15 +102,42 @@ def read_config(folder: Path, family: str, wanted: str) -> Any:
             f"{folder}: expected the folder of {wanted}, {_found_instead(folder)}; "
             f"{_advice(folder, family)}"
         )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found something else ({error})") from None
+    record = _read_json(path)
     if family_of(record) not in (family, None):
         raise ValueError(
             f"{folder}: expected {wanted}, found {_in_words(record)}; {_advice(folder, family)}"
         )
     return record
+
+
+def _read_json(path: Path) -> Any:
+    """What a JSON file holds. ValueError for another file, and for numbers no config can mean."""
+    if (size := path.stat().st_size) > MAX_CONFIG:
+        raise ValueError(f"{path}: expected at most {MAX_CONFIG} bytes of JSON, found {size}")
+    try:
+        return json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+    except RecursionError:
+        raise ValueError(f"{path}: expected JSON, found one nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found something else ({error})") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"expected finite numbers, found {text[:40]}")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError(f"expected whole numbers of 64 bits, found {text[:20]}…")
+    return int(text)
 
 
 def family_of(record: Any) -> str | None:
@@ -102,7 +181,7 @@ def _runs_in(place: Path, family: str) -> list[Path]:
     found = []
     for path in sorted(place.glob(f"*/{CONFIG}")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = _read_json(path)
         except (OSError, ValueError):
             continue  # a stranger's file must not hide the message
         if family_of(record) == family:

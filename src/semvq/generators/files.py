@@ -13,9 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from semvq.config import from_dict, to_dict
-from semvq.files import CONFIG, WEIGHTS, read_config, replace_atomically, write_atomically
+from semvq.files import (
+    CONFIG,
+    WEIGHTS,
+    read_config,
+    reading,
+    replace_atomically,
+    write_atomically,
+)
 from semvq.generators import ar, nar  # noqa: F401  (their configurations are found by name)
 from semvq.generators.base import Generator, GeneratorConfig
+
+_TYPES = ("F32", "F16", "BF16")  # all are read as float32
 
 
 def save_generator(generator: Generator, folder: Path, extra: dict[str, Any]) -> None:
@@ -40,6 +49,11 @@ def load_generator(folder: Path | str) -> Generator:
     configuration; FileNotFoundError where there is no such file.
     """
     folder = Path(folder)
+    with reading(folder):
+        return _load(folder)
+
+
+def _load(folder: Path) -> Generator:
     description = _read_description(folder)
     config = from_dict(GeneratorConfig, description["generator"], f"{folder / CONFIG}: generator")
     # Shapes are compared on the meta device, so a damaged file cannot make us allocate.
@@ -59,6 +73,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG}: expected a generator's configuration, found none; "
             "is it another run?"
         )
+    if not isinstance(extra := description.get("extra", {}), dict):
+        raise ValueError(f"{folder / CONFIG}: expected an object as extra, found {extra!r}")
     return description
 
 
@@ -70,6 +86,9 @@ def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str,
             names = list(file.keys())
             found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
             _compare(path, expected, found)
+            for name in names:
+                if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
+                    raise ValueError(f"{path}: {name}: expected type F32, found {kind}")
             return {name: file.get_tensor(name).float() for name in expected}
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a whole safetensors file ({error})") from None

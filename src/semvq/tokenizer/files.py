@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semvq.config import from_dict, to_dict
-from semvq.files import CONFIG, WEIGHTS, read_config, replace_atomically, write_atomically
+from semvq.files import (
+    CONFIG,
+    WEIGHTS,
+    read_config,
+    reading,
+    replace_atomically,
+    write_atomically,
+)
 from semvq.tokenizer.model import Tokenizer, TokenizerConfig
 
 _FORMAT = "semvq tokenizer 1"
@@ -50,11 +57,17 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     file is missing and ValueError for a broken file, unknown keys, or tensors that do not fit.
     """
     folder = _folder(folder)
+    with reading(folder):
+        return _load(folder)
+
+
+def _load(folder: Path) -> Tokenizer:
     record = _read_record(folder)
     config = from_dict(TokenizerConfig, record["config"], f"{folder / CONFIG}: config")
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"expected {weights}, found no such file")
+    _check_depth(weights, config)
     with torch.device("meta"):
         expected = config.build().state_dict()
     check_tensors(weights, expected)
@@ -76,17 +89,15 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 def tokenizer_extra(folder: Path | str) -> dict[str, Any]:
     """The `extra` facts that were saved with a tokenizer."""
-    return _read_record(_folder(folder))["extra"]
+    folder = _folder(folder)
+    with reading(folder):
+        return _read_record(folder)["extra"]
 
 
 def check_tensors(path: Path, expected: dict[str, Tensor]) -> None:
-    """Raise ValueError unless a safetensors file holds exactly these names and shapes."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: expected a safetensors file, found {error}") from error
+    """Raise ValueError unless a safetensors file holds exactly these names, shapes and types."""
+    found = _header(path)
+    names = found.keys()
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     missing, unknown = sorted(wanted.keys() - names), sorted(names - wanted.keys())
     if missing or unknown:
@@ -96,8 +107,33 @@ def check_tensors(path: Path, expected: dict[str, Tensor]) -> None:
             f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
         )
     for name, shape in wanted.items():
-        if shapes[name] != shape:
-            raise ValueError(f"{path}: expected {name} of shape {shape}, found {shapes[name]}")
+        found_shape, found_type = found[name]
+        if found_shape != shape:
+            raise ValueError(f"{path}: expected {name} of shape {shape}, found {found_shape}")
+        if expected[name].is_floating_point() and found_type != "F32":
+            raise ValueError(f"{path}: expected {name} of type F32, found {found_type}")
+
+
+def _check_depth(path: Path, config: TokenizerConfig) -> None:
+    """Refuse a depth for which the file has too few tensors: modules take time on any device."""
+    per_level = 2 * config.blocks_per_level
+    per_level += config.decoder_extra_blocks + config.decoder_attention_pairs
+    blocks = len(config.multipliers) * per_level + 2 * config.middle_blocks
+    if (found := len(_header(path))) < blocks:
+        raise ValueError(
+            f"{path}: expected the tensors of the {blocks} blocks in {CONFIG}, found {found} "
+            "tensors; the files belong to different tokenizers"
+        )
+
+
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of every tensor of a safetensors file, by name; no tensor is read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: expected a safetensors file, found {error}") from error
 
 
 def _folder(path: Path | str) -> Path:
@@ -112,6 +148,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected format '{_FORMAT}', found {found!r}")
     if sorted(record) != sorted(_KEYS):
         raise ValueError(f"{path}: expected keys {sorted(_KEYS)}, found {sorted(record)}")
+    if not isinstance(record["extra"], dict):
+        raise ValueError(f"{path}: expected an object as extra, found {record['extra']!r}")
     return record
 
 
