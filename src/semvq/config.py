@@ -117,14 +117,14 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _find_class(base: type[C], name: str, where: str) -> type[C]:
+def _find_class(base: type[C], name: Any, where: str) -> type[C]:
     family = {base.__name__: base}
     stack: list[type[C]] = [base]
     while stack:
         for child in stack.pop().__subclasses__():
             family[child.__name__] = child
             stack.append(child)
-    if name not in family:
+    if not isinstance(name, str) or name not in family:
         raise ValueError(
             f"{where}: {unknown('class', name, list(family))}; if the class is your own, "
             "pass the Python file that defines it with --code"

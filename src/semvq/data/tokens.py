@@ -19,13 +19,9 @@ from torch.utils.data import Dataset
 
 from semvq.data.images import DataConfig, ImageSet, Views, pieces, to_float
 from semvq.data.order import VIEW, EpochOrder, batches, chunks, uniforms
+from semvq.data.token_facts import FACTS, FILES, map_array, read_facts
 from semvq.downloads import Progress
 
-_FILES = ("codes.npy", "labels.npy")
-_KEYS = (
-    "code_space_hash", "num_codes", "grid", "num_views", "num_images", "classes", "fingerprint",
-    "sizes", "bad",
-)  # fmt: skip
 _SCAN_ROWS = 4096
 
 
@@ -53,17 +49,17 @@ class TokenCache:
         """Open and check a cache. `code_space_hash` None accepts any code space.
 
         Raises ValueError when there is no cache, when it is of another code space, when a file is
-        truncated, and when it holds a code that the codebook has not.
+        truncated or of another kind, and when it holds a code or class that there is not.
         """
         path = Path(path)
-        facts = _read_facts(path)
+        facts = read_facts(path)
         found = facts["code_space_hash"]
         if code_space_hash is not None and found != code_space_hash:
             raise ValueError(
                 f"{path}: expected codes of code space {code_space_hash}, found {found}; encode "
                 "the images anew with this tokenizer"
             )
-        for name in _FILES:
+        for name in FILES:
             size, expected = _size(path / name), facts["sizes"].get(name)
             if size != expected:
                 raise ValueError(
@@ -84,24 +80,27 @@ class TokenCache:
         return codes, torch.from_numpy(self.labels[rows])
 
     def _map(self) -> None:
-        self.codes = np.load(self.path / "codes.npy", mmap_mode="r")
-        self.labels = np.load(self.path / "labels.npy")
+        self.codes = map_array(self.path / "codes.npy", "iu")
+        self.labels = map_array(self.path / "labels.npy", "i")
 
     def _check(self, facts: dict[str, Any]) -> None:
         shape = (facts["num_images"], self.num_views, *self.grid)
         if self.codes.shape != shape or self.labels.shape != shape[:1]:
             raise ValueError(
                 f"{self.path}: expected codes {shape}, found {self.codes.shape} "
-                f"and {len(self.labels)} labels"
+                f"and labels {self.labels.shape}"
             )
+        self._check_range("labels", self.labels, max(1, len(self.classes)))
         for rows in chunks(len(self), _SCAN_ROWS):
-            part = self.codes[rows.start : rows.stop]
-            low, high = int(part.min()), int(part.max())
-            if low < 0 or high >= self.num_codes:
-                raise ValueError(
-                    f"{self.path}: expected codes from 0 to {self.num_codes - 1}, "
-                    f"found {high if high >= self.num_codes else low}"
-                )
+            self._check_range("codes", self.codes[rows.start : rows.stop], self.num_codes)
+
+    def _check_range(self, what: str, found: np.ndarray, count: int) -> None:
+        low, high = int(found.min()), int(found.max())
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"{self.path}: expected {what} from 0 to {count - 1}, "
+                f"found {high if high >= count else low}"
+            )
 
     # a mapped array would be pickled whole, for every worker
     def __getstate__(self) -> dict[str, Any]:
@@ -177,9 +176,9 @@ def write_tokens(
             "num_views": num_views,
             "classes": list(image_set.classes),
             "fingerprint": image_set.fingerprint,
-            "sizes": {name: _size(temporary / name) for name in _FILES},
+            "sizes": {name: _size(temporary / name) for name in FILES},
         }
-        (temporary / "cache.json").write_text(json.dumps(facts, indent=1))
+        (temporary / FACTS).write_text(json.dumps(facts, indent=1))
         temporary.chmod(0o777 & ~_umask())
         os.rename(temporary, path)
     except BaseException:
@@ -230,22 +229,6 @@ def _encode(
         np.save(folder / "codes.npy", kept)
     np.save(folder / "labels.npy", np.array(labels, np.int64))
     return {"num_images": len(labels), "grid": grid, "bad": bad}
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads((path / "cache.json").read_text())
-    except OSError as error:
-        raise ValueError(
-            f"expected a token cache at {path}, found no cache.json in it; make one with: "
-            "semvq encode RUN --data PATH"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path / 'cache.json'}: expected JSON ({error})") from error
-    lacking = [key for key in _KEYS if key not in facts]
-    if lacking:
-        raise ValueError(f"{path / 'cache.json'}: expected a key '{lacking[0]}', found none")
-    return facts
 
 
 def _size(file: Path) -> int | None:
