@@ -13,6 +13,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from semvq.files import writing
+
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 8
 MAX_ASPECT = 10.0
@@ -33,8 +35,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
-            # our own limit is below the one Pillow warns of
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow warns of much, and never says in which file; our own limit is below its own
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_size(*image.size)
             image.load()
@@ -120,7 +122,8 @@ def png_bytes(image: Tensor) -> bytes:
 
 def save_png(image: Tensor, path: Path) -> None:
     """Write an image (3, H, W) in [-1, 1] to `path`."""
-    path.write_bytes(png_bytes(image))
+    with writing(path):
+        path.write_bytes(png_bytes(image))
 
 
 def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from semvq.files import write_atomically
+from semvq.files import write_atomically, writing
 
 PLAIN_SECONDS = 15.0  # a line this often where there is no terminal to draw a bar on
 
@@ -82,7 +82,7 @@ class Journal:
 
     def log(self, images_seen: int, values: dict[str, float]) -> None:
         """Append one line of figures; `headline` names go to the bar."""
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({"images_seen": images_seen, **values}) + "\n")
         if self.writer:
             for name, value in values.items():

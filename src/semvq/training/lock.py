@@ -48,9 +48,9 @@ def _acquire(folder: Path) -> TextIO:
         if _is_current(file, folder / NAME):
             break
         file.close()  # the owner before us removed it between our opening and locking it
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {platform.node()}\n")
-    file.flush()
+    with suppress(OSError):  # a full disk; the lock holds without the name of its owner
+        file.truncate(0)
+        os.write(file.fileno(), f"pid {os.getpid()} on {platform.node()}\n".encode())
     return file
 
 

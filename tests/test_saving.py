@@ -1,0 +1,188 @@
+"""A disk that fills up, turns read-only or rots under a run: one line, the older checkpoint as it
+
+was, and the same command afterwards ends in the same bytes. Kills inside saves: `test_kills.py`;
+the files themselves: `test_checkpoint.py`.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from semvq.training.checkpoint import checkpoints, load_checkpoint, load_newest
+from semvq.training.runs import train_recipe
+from tests.test_training import assert_same_run, command, forget_the_end, train
+from tests.toy import TOYS, photos
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+# --- a disk that fills up or turns read-only ------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 3 MB of its own; the kernel, not a stand-in, says that it is full."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(place)]
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(mount).returncode:
+        pytest.skip("may not mount a file system here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data) -> Path:
+    """The run that nothing interrupts."""
+    place = tmp_path_factory.mktemp("whole")
+    assert start(place, data).wait(60) == 0
+    return place / "kill_phase1"
+
+
+def start(place: Path, data: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        command("kill_phase1", place, data), stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def started(place: Path, data: Path) -> subprocess.Popen:
+    """A training that has just saved for the first time."""
+    process = start(place, data)
+    end = time.monotonic() + 60
+    while not checkpoints(place / "kill_phase1" / "checkpoints"):
+        assert time.monotonic() < end and process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    return process
+
+
+def one_line(process: subprocess.Popen) -> str:
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert "Traceback" not in error
+    (line,) = (x for x in error.splitlines() if "error: " in x)
+    return line
+
+
+def ends_like(whole: Path, place: Path, data: Path) -> None:
+    process = start(place, data)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert_same_run(whole, place / "kill_phase1")
+
+
+def fill(place: Path, leave: int) -> None:
+    """Take all room but `leave` bytes."""
+    free = os.statvfs(place)
+    (place / "filler").write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - leave)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", [0, 100_000, 400_000])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(disk, data, whole, leave):
+    process = started(disk, data)
+    fill(disk, leave)
+    line = one_line(process)
+    assert str(disk / "kill_phase1") in line, "which file had no room"
+    assert "No space left on device" in line
+    before = load_newest(disk / "kill_phase1" / "checkpoints")
+    assert before is not None and before[1]["images_seen"] >= 20 and not before[2]
+    assert not list(disk.rglob("writing-*")) and not list(disk.rglob(".*")), "room is given back"
+    (disk / "filler").unlink()
+    ends_like(whole, disk, data)
+
+
+@pytest.mark.slow
+def test_a_folder_that_turns_read_only_is_one_line_and_the_run_goes_on_later(disk, data, whole):
+    process = started(disk, data)
+    folder = disk / "kill_phase1" / "checkpoints"
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:  # root minds no modes, but it minds this
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        line = one_line(process)
+        assert "Read-only file system" in line and str(folder) in line
+        assert load_newest(folder)[1]["images_seen"] >= 20
+    finally:
+        process.kill()
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+    ends_like(whole, disk, data)
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_line(disk, data):
+    fill(disk, 0)
+    line = one_line(start(disk, data))
+    assert "No space left on device" in line and str(disk) in line
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "log.jsonl", "recipe.json"])
+def test_something_else_in_the_place_of_a_file_is_one_line(tmp_path, data, name):
+    run = tmp_path / "kill_phase1"
+    run.mkdir()
+    (run / name).mkdir() if "." in name else (run / name).write_text("mine")
+    line = one_line(start(tmp_path, data))
+    assert str(run / name) in line
+    assert (run / name).is_dir() if "." in name else (run / name).read_text() == "mine"
+
+
+# --- a disk that rots -----------------------------------------------------------------------
+
+
+def rot(folder: Path, chance: random.Random) -> Path:
+    """Flip a bit or cut a file of the newest checkpoint, at random."""
+    newest = checkpoints(folder / "checkpoints")[-1]
+    file = newest / chance.choice(("tensors.safetensors", "scalars.json", "manifest.json"))
+    content = bytearray(file.read_bytes())
+    at = chance.randrange(len(content))
+    if chance.random() < 0.5:
+        del content[at:]
+    else:
+        content[at] ^= 1 << chance.randrange(8)
+    file.write_bytes(content)
+    return newest
+
+
+@pytest.mark.parametrize("kind", TOYS)
+def test_a_run_whose_newest_checkpoint_rotted_ends_in_the_same_bytes(tmp_path, data, kind, capfd):
+    upstream = tmp_path / "upstream"
+    if kind in ("phase2", "ar", "nar"):
+        train("phase1", upstream, data, upstream)
+    changes = {"save_every": "2 steps", "duration": "6 steps"}
+    train(kind, tmp_path / "whole", data, upstream, **changes)
+    for seed in range(3):
+        cut = tmp_path / f"cut-{seed}"
+        shutil.copytree(tmp_path / "whole", cut)
+        (cut / "finished").unlink()
+        broken = rot(cut, random.Random(f"{kind} {seed}"))
+        capfd.readouterr()
+        train(kind, cut, data, upstream, **changes)
+        said = [x for x in capfd.readouterr().err.splitlines() if "passed over" in x]
+        assert len(said) == 1 and str(broken) in said[0]
+        assert_same_run(tmp_path / "whole", cut)
+
+
+def test_a_rotten_newest_never_costs_the_last_good_one(tmp_path, data):
+    """Ten times: the newest rots, the run goes on from the older one and is stopped again."""
+    run, chance = tmp_path / "run", random.Random(0)
+    recipe = TOYS["phase1"](duration="6 steps", save_every="1 step", keep_checkpoints=1)
+    train_recipe(recipe, tmp_path / "whole", data=data)
+    recipe = TOYS["phase1"](duration="6 steps", save_every="1 step", keep_checkpoints=2)
+    train_recipe(recipe, run, data=data)
+    for _ in range(10):
+        rot(run, chance)
+        forget_the_end(run, images_seen=10_000)
+        assert load_newest(run / "checkpoints") is not None
+        assert train_recipe(recipe, run, data=data) is None
+        assert len(checkpoints(run / "checkpoints")) <= 3
+    expected, found = (load_checkpoint(checkpoints(x / "checkpoints")[-1])[0]
+                       for x in (tmp_path / "whole", run))  # fmt: skip
+    assert all(expected[k].numpy().tobytes() == found[k].numpy().tobytes() for k in expected)
