@@ -8,15 +8,23 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from semvq.data.pixels import save_png
+from semvq.data.tokens import TokenCache
 from semvq.training.checkpoint import checkpoints, load_checkpoint, load_newest
+from semvq.training.journal import Journal
+from semvq.training.lock import only_job
 from semvq.training.runs import train_recipe
 from tests.test_training import assert_same_run, command, forget_the_end, train
 from tests.toy import TOYS, photos
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,6 +140,53 @@ def test_something_else_in_the_place_of_a_file_is_one_line(tmp_path, data, name)
     line = one_line(start(tmp_path, data))
     assert str(run / name) in line
     assert (run / name).is_dir() if "." in name else (run / name).read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device without room")
+def test_log_picture_and_lock_on_a_full_disk(tmp_path):
+    for name in ("log.jsonl", "a.png", "lock"):
+        (tmp_path / name).symlink_to("/dev/full")
+    journal = Journal(tmp_path, "title", 100, (), tensorboard=False)
+    with pytest.raises(OSError, match=r"/log\.jsonl: expected room .*No space left"):
+        journal.log(4, {"loss": 1.0})
+    with pytest.raises(OSError, match=r"/a\.png: expected room .*No space left"):
+        save_png(torch.zeros(3, 8, 8), tmp_path / "a.png")
+    with only_job(tmp_path):
+        pass  # it is only the owner's name that has no room
+
+
+ENCODER = """
+import sys, torch
+from pathlib import Path
+from semvq.data.images import DataConfig, ImageSet
+from semvq.data.tokens import write_tokens
+images = ImageSet.open(sys.argv[1])
+try:
+    write_tokens(
+        Path(sys.argv[2]), lambda x: torch.zeros(len(x), int(sys.argv[3]), 256, dtype=torch.int64),
+        images, DataConfig(resolution=16), num_views=1, num_codes=16, code_space_hash="a",
+    )
+except OSError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize(("height", "fits"), [(16, True), (1024, False)])
+def test_a_token_cache_without_room_is_one_line_and_no_crash(disk, data, height, fits):
+    """Written through a memory map, where a full disk kills the process that did not ask first."""
+    arguments = [str(data), str(disk / "tokens"), str(height)]
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODER, *arguments], capture_output=True, text=True
+    )
+    if fits:
+        assert done.returncode == 0, done.stderr
+        assert len(TokenCache.open(disk / "tokens")) == 24
+        return
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    (line,) = done.stdout.splitlines()
+    assert "codes.npy: expected room" in line and "No space left on device" in line
+    assert not list(disk.iterdir()), "nothing is left of it"
 
 
 # --- a disk that rots -----------------------------------------------------------------------

@@ -10,18 +10,24 @@ import io
 import itertools
 import lzma
 import os
+import random
 import tarfile
+import time
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from semvq.data import shards
 from semvq.data.images import DataConfig, ImageSet, TrainImages, open_train_val, stream
 from semvq.data.order import EpochOrder
 from tests.test_images import encoded, picture, tar_of
+
+pytestmark = pytest.mark.slow
 
 NUM, ITEMS, FLAT_MB = 100_000, 20_000, 4.0
 
@@ -60,6 +66,15 @@ def test_the_index_is_small(folder):
     assert bench.memory() - before < 40 < total / 2, "an index, not the images"
 
 
+def test_the_index_of_one_large_tar_takes_little_on_the_way(tmp_path):
+    bench.make_shards(tmp_path, 10_000, 1)
+    tracemalloc.start()
+    ImageSet.open(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / 10_000 < 700, "bytes an image; tarfile would keep a kilobyte more"
+
+
 def test_memory_is_flat(data):
     found, _ = bench.read(data, ITEMS, 0)
     assert max(found["grown_mb"]) < FLAT_MB
@@ -76,7 +91,7 @@ def test_a_leak_would_be_seen(data):
         kept: list = []
 
         def __getitem__(self, position):
-            self.kept.append(bytes(2_000))
+            self.kept.append(bytes([position % 251]) * 20_000)  # touched, so resident
             return super().__getitem__(position)
 
     leaky = Leaky(data.image_set, data.config, 0)
@@ -254,6 +269,22 @@ def test_a_damaged_header_loses_no_images_in_silence(tar):
     assert f"a damaged header at byte {at}" in refused(tar)
 
 
+def test_random_damage_never_loses_an_image_in_silence(tar):
+    """A header has a checksum, and what is no header is the image's own affair."""
+    chance, whole = random.Random(0), tar.read_bytes()
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        tar.write_bytes(data)
+        try:
+            assert len(ImageSet.open(tar)) == 4
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{tar}: expected") and "\n" not in str(error)
+    assert refused > 30
+
+
 def test_tars_joined_by_cat_are_refused(tar):
     tar.write_bytes(tar.read_bytes() * 2)
     assert "several tars in one" in refused(tar)
@@ -332,3 +363,43 @@ def test_the_limits_are_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "MAX_NAME", 5)
     with pytest.raises(ValueError, match="at most 5 bytes, found 'a/0.png…'"):
         ImageSet.open(odd_tar(tmp_path / "a.tar"))
+
+
+# --- workers --------------------------------------------------------------------------------
+
+
+class Sized(Dataset):
+    """Its worker dies, or takes its time, at one item."""
+
+    def __init__(self, at: int, what: str) -> None:
+        self.at, self.what = at, what
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, position: int) -> dict:
+        if position == self.at and self.what == "die":
+            os._exit(1)
+        if position == self.at and self.what == "wait":
+            time.sleep(2.5)
+        return {"index": position}
+
+
+def test_a_death_is_raised_where_a_batch_is_waited_for():
+    """Not in the midst of the step that runs meanwhile, whose error nobody would expect."""
+    batches = stream(Sized(10, "die"), 0, 2, num_workers=1)
+    next(batches)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:  # a training step, in which the worker dies
+        time.sleep(0.01)
+    began = time.monotonic()
+    with pytest.raises(OSError, match="worker died or hung.*exited unexpectedly"):
+        list(batches)
+    assert time.monotonic() - began < 10
+
+
+def test_a_slow_worker_is_waited_for():
+    """Longer than a look, shorter than the limit."""
+    batches = stream(Sized(4, "wait"), 0, 2, num_workers=1)
+    found = torch.cat([batch["index"] for batch in itertools.islice(batches, 6)])
+    assert found.tolist() == list(range(12))

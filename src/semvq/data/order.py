@@ -4,6 +4,9 @@ Everything random is a function of (seed, epoch, index), so a stream is the same
 workers and can be resumed anywhere.
 """
 
+import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 WORKER_TIMEOUT = 60.0  # seconds for one batch
+_LOOK_EVERY = 1.0  # seconds after which a waiting process looks whether a worker died
 MAX_BAD_SHARE = 0.01
 
 # what the numbers are drawn for; equal seeds then share nothing
@@ -81,10 +85,11 @@ def batches(
         batch_sampler=_Ranges(positions),
         num_workers=num_workers,
         collate_fn=_collate,
-        timeout=WORKER_TIMEOUT if num_workers else 0,
+        timeout=min(_LOOK_EVERY, WORKER_TIMEOUT) if num_workers else 0,
     )
     bad: set[str] = set()
-    for batch in _worker_errors_named(iter(loader)):
+    found = _started(loader)
+    for batch in _worker_errors_named(found) if num_workers else found:
         if isinstance(batch, ValueError):
             raise batch
         bad.update(batch["bad"])
@@ -98,16 +103,44 @@ def batches(
         yield batch
 
 
+def _started(loader: DataLoader) -> Iterator[Any]:
+    """The loader's iterator, without the handler by which torch raises a worker's death
+
+    wherever the program happens to be. Here it is raised where a batch is waited for.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return iterator
+
+
 def _worker_errors_named(batches: Iterator[Any]) -> Iterator[Any]:
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "worker" not in str(error) and "timed out" not in str(error):
-            raise
-        raise OSError(
-            f"a data worker died or hung ({error}); it may be short of memory or its disk slow: "
-            "try fewer workers"
-        ) from error
+    began = time.monotonic()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        # a batch of a dead worker may be there, but no longer what it was to be fetched from
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            cause = str(error)
+            if cause.startswith("Caught "):
+                raise  # the dataset's own
+            if "timed out" in cause:
+                if time.monotonic() - began < WORKER_TIMEOUT:
+                    continue  # nobody is dead
+                cause = f"timed out after {WORKER_TIMEOUT:g} seconds"
+            elif not isinstance(error, RuntimeError):
+                cause = "it exited unexpectedly"
+            elif "worker" not in cause:
+                raise
+            raise OSError(
+                f"a data worker died or hung ({cause}); it may be short of memory or its disk "
+                "slow: try fewer workers"
+            ) from error
+        yield batch
+        began = time.monotonic()
 
 
 class _Ranges:

@@ -1,10 +1,13 @@
-"""What `cache.json` of a token cache says, checked: a stranger's file ends in one clear line."""
+"""The files of a token cache, checked: a stranger's, or a full disk, ends in one clear line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from semvq.files import writing
 
 FACTS = "cache.json"
 FILES = ("codes.npy", "labels.npy")
@@ -48,6 +51,23 @@ def map_array(file: Path, kinds: str) -> np.ndarray:
     if array.dtype.kind not in kinds:
         raise ValueError(f"{file}: expected whole numbers, found {array.dtype}")
     return array
+
+
+def new_array(file: Path, kind: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A mapped `.npy` file of zeros, with its room on the disk; OSError where there is none."""
+    with writing(file):
+        array = np.lib.format.open_memmap(file, "w+", kind, shape)
+        # a hole in the file would only be found by a write through the map: a killed process
+        if hasattr(os, "posix_fallocate"):
+            with file.open("r+b") as handle:
+                os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    return array
+
+
+def save_array(file: Path, array: np.ndarray) -> None:
+    """`np.save`, but OSError with the file's name on a full disk."""
+    with writing(file):
+        np.save(file, array)
 
 
 def _is_name(value: Any) -> bool:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from semvq.data.token_facts import FACTS, FILES, new_array, save_array
 from semvq.data.tokens import TokenCache
+from semvq.files import writing
 
 
 def join_caches(folder: Path) -> None:
@@ -32,17 +34,18 @@ def _join(parts: list[TokenCache], whole: Path) -> None:
     first = parts[0]
     num = sum(map(len, parts))
     shape = (num, *first.codes.shape[1:])
-    codes = np.lib.format.open_memmap(whole / "codes.npy", "w+", first.codes.dtype, shape)
+    codes = new_array(whole / "codes.npy", first.codes.dtype, shape)
     start = 0
     for part in parts:
         codes[start : start + len(part)] = part.codes
         start += len(part)
     codes.flush()
-    np.save(whole / "labels.npy", np.concatenate([part.labels for part in parts]))
-    facts = json.loads((first.path / "cache.json").read_text())
+    save_array(whole / "labels.npy", np.concatenate([part.labels for part in parts]))
+    facts = json.loads((first.path / FACTS).read_text())
     facts |= {
         "num_images": num,
         "bad": [name for part in parts for name in part.bad],
-        "sizes": {name: (whole / name).stat().st_size for name in ("codes.npy", "labels.npy")},
+        "sizes": {name: (whole / name).stat().st_size for name in FILES},
     }
-    (whole / "cache.json").write_text(json.dumps(facts, indent=1))
+    with writing(whole):
+        (whole / FACTS).write_text(json.dumps(facts, indent=1))

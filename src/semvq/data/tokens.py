@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from semvq.data.images import DataConfig, ImageSet, Views, pieces, to_float
 from semvq.data.order import VIEW, EpochOrder, batches, chunks, uniforms
-from semvq.data.token_facts import FACTS, FILES, map_array, read_facts
+from semvq.data.token_facts import FACTS, FILES, map_array, new_array, read_facts, save_array
 from semvq.downloads import Progress
+from semvq.files import writing
 
 _SCAN_ROWS = 4096
 
@@ -178,7 +179,8 @@ def write_tokens(
             "fingerprint": image_set.fingerprint,
             "sizes": {name: _size(temporary / name) for name in FILES},
         }
-        (temporary / FACTS).write_text(json.dumps(facts, indent=1))
+        with writing(path):
+            (temporary / FACTS).write_text(json.dumps(facts, indent=1))
         temporary.chmod(0o777 & ~_umask())
         os.rename(temporary, path)
     except BaseException:
@@ -210,7 +212,7 @@ def _encode(
             if codes is None:
                 kind = np.dtype(np.uint16 if num_codes <= 65536 else np.int32)
                 shape = (num, views.num_views, *found.shape[1:])
-                codes = np.lib.format.open_memmap(folder / "codes.npy", "w+", kind, shape)
+                codes = new_array(folder / "codes.npy", kind, shape)
             low, high = int(found.min()), int(found.max())
             assert low >= 0 and high < num_codes, f"the encoder gave codes {low} to {high}"
             start = len(labels)
@@ -226,8 +228,8 @@ def _encode(
     if len(labels) < num:
         kept = np.array(codes[: len(labels)])
         del codes
-        np.save(folder / "codes.npy", kept)
-    np.save(folder / "labels.npy", np.array(labels, np.int64))
+        save_array(folder / "codes.npy", kept)
+    save_array(folder / "labels.npy", np.array(labels, np.int64))
     return {"num_images": len(labels), "grid": grid, "bad": bad}
 
 
