@@ -25,6 +25,8 @@ from semvq.training.runs import train_recipe
 from tests.test_hostile_files import Payload, edit, payloads
 from tests.toy import photos, toy_generator, toy_phase1
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "tests" / "kill_recipes.py"
 GROWTH = 100 * 2**20  # bytes that a refusal may take

@@ -25,6 +25,8 @@ from semvq.data.images import DataConfig, ImageSet, TrainImages, open_train_val,
 from semvq.training.runs import train_recipe
 from tests.toy import photos, toy_phase1
 
+pytestmark = pytest.mark.slow
+
 NUM_GOOD, BATCH = 1300, 64
 CONFIG = DataConfig(resolution=16, min_crop=0.8, random_position=True)
 ROOT = Path(__file__).parent.parent

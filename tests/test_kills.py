@@ -18,6 +18,8 @@ from semvq.training.checkpoint import checkpoints, load_checkpoint, load_newest,
 from semvq.training.runs import train_recipe
 from tests.toy import TOYS, photos
 
+pytestmark = pytest.mark.slow
+
 KILLS, KEEP = 25, 2
 LATEST = 1.2  # of the time that a save takes, after the line that one begins
 

@@ -16,6 +16,8 @@ from PIL import Image
 
 from semvq.data.images import DataConfig, ImageSet, TrainImages, split, stream
 
+pytestmark = pytest.mark.slow
+
 NUM, PER_TAR, BATCH = 1200, 400, 20
 CONFIG = DataConfig(resolution=16, min_crop=0.5, random_position=True, flip=True)
 
