@@ -20,6 +20,8 @@ from semvq.tokenizer.files import load_tokenizer, save_tokenizer, tokenizer_extr
 from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = {"tokenizer": load_tokenizer, "ar": load_generator, "nar": load_generator}
 SECONDS, GROWTH = 10, 256 * 2**20  # what one refusal may cost, far below what the files ask for
 
