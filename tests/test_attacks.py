@@ -296,18 +296,7 @@ RESUMED = {
 }
 
 
-# `training.runs.read_recipe` trusts the form of the file that it wrote itself
-UNCHECKED = ("recipe a list", "recipe a number", "recipe not text", "recipe nested",
-             "recipe without one")  # fmt: skip
-RESUMES = [
-    pytest.param(name, marks=pytest.mark.xfail(reason="recipe.json is read without a look"))
-    if name in UNCHECKED
-    else name
-    for name in RESUMED
-]
-
-
-@pytest.mark.parametrize("name", RESUMES)
+@pytest.mark.parametrize("name", RESUMED)
 def test_resume_in_a_tampered_folder_is_refused(place, tmp_path, name):
     run = tmp_path / "toy_phase1"
     shutil.copytree(place / "toy_phase1", run)

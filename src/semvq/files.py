@@ -102,7 +102,7 @@ def read_config(folder: Path, family: str, wanted: str) -> Any:
             f"{folder}: expected the folder of {wanted}, {_found_instead(folder)}; "
             f"{_advice(folder, family)}"
         )
-    record = _read_json(path)
+    record = read_json(path)
     if family_of(record) not in (family, None):
         raise ValueError(
             f"{folder}: expected {wanted}, found {_in_words(record)}; {_advice(folder, family)}"
@@ -110,7 +110,7 @@ def read_config(folder: Path, family: str, wanted: str) -> Any:
     return record
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """What a JSON file holds. ValueError for another file, and for numbers no config can mean."""
     if (size := path.stat().st_size) > MAX_CONFIG:
         raise ValueError(f"{path}: expected at most {MAX_CONFIG} bytes of JSON, found {size}")
@@ -181,7 +181,7 @@ def _runs_in(place: Path, family: str) -> list[Path]:
     found = []
     for path in sorted(place.glob(f"*/{CONFIG}")):
         try:
-            record = _read_json(path)
+            record = read_json(path)
         except (OSError, ValueError):
             continue  # a stranger's file must not hide the message
         if family_of(record) == family:

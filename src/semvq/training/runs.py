@@ -9,12 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from semvq.config import config_hash, differences, from_dict, to_dict
-from semvq.files import write_atomically
+from semvq.files import read_json, reading, write_atomically
 from semvq.training.checkpoint import checkpoints
 from semvq.training.distributed import World, start_engine
 from semvq.training.lock import only_job
@@ -117,7 +116,11 @@ def read_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder}: expected a run folder with recipe.json, found none")
-    return from_dict(Recipe, _read_json(path)["recipe"], str(path))
+    with reading(path):
+        record = read_json(path)
+        if not isinstance(record, dict) or "recipe" not in record:
+            raise ValueError(f"{path}: expected the record of a recipe, found something else")
+        return from_dict(Recipe, record["recipe"], str(path))
 
 
 def _write_recipe(recipe: Recipe, folder: Path) -> None:
@@ -197,10 +200,3 @@ def _numerics(recipe: Recipe, device: torch.device) -> str:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
     return precision
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, found something else ({error})") from error
