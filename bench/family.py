@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from semvq.data.images import ImageSet, image_grid
+from semvq.data.images import ImageSet, image_grid, open_train_val
 from semvq.data.pixels import save_png
 from semvq.data.tokens import TokenCache
 from semvq.metrics import class_unigram_entropy, unigram_entropy
 from semvq.recipes import find_recipe
-from semvq.runs import open_generator
-from semvq.training.generator_task import GeneratorTaskConfig
-from semvq.training.journal import read_log
+from semvq.runs import open_generator, open_tokenizer
+from semvq.training.generator_task import GeneratorTaskConfig, encode_images
+from semvq.training.journal import read_log, say_progress
 from semvq.training.recipe import Recipe
 from semvq.training.runs import resolve_device, train_recipe
 
@@ -130,11 +130,6 @@ def trial(recipe: Recipe, options: argparse.Namespace) -> float:
 
 def encode_once(recipe: Recipe, options: argparse.Namespace) -> None:
     """Make the token cache where the AR run expects its own."""
-    from semvq.data.images import open_train_val
-    from semvq.runs import open_tokenizer
-    from semvq.training.generator_task import encode_images
-    from semvq.training.journal import say_progress
-
     folder = options.out / f"{options.family}_ar" / "tokens"
     if folder.exists():
         return
