@@ -12,7 +12,6 @@ from semvq.edit import (
     box_mask,
     edit,
     load_edit,
-    load_original,
     masked_cells,
     outpaint_mask,
     soft_mask,
@@ -127,7 +126,6 @@ def test_image_and_mask_are_cropped_alike(tmp_path):
     assert float(image[:, 5:7, 9:11].min()) == pytest.approx(1, abs=0.02)
     expected = to_float(load_image(tmp_path / "both.png", DataConfig(resolution=16)))
     assert torch.equal(image, expected)
-    assert torch.equal(load_original(tmp_path / "both.png", 16), expected)
 
 
 def test_masks_that_do_not_fit_are_refused(tmp_path):
@@ -139,4 +137,4 @@ def test_masks_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"c\.png: expected JPEG"):
         load_edit(tmp_path / "a.png", tmp_path / "c.png", 16)
     with pytest.raises(ValueError, match=r"absent\.png: No such file"):
-        load_original(tmp_path / "absent.png", 16)
+        load_edit(tmp_path / "absent.png", tmp_path / "a.png", 16)

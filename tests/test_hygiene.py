@@ -16,7 +16,8 @@ from semvq.config import Config
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "semvq").rglob("*.py"))
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CORE_LINES = 300, 80, 6000
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 80
+MAX_CORE_LINES, MAX_INSTRUMENT_LINES = 6000, 2500
 LONG_FUNCTIONS = {("training/loop.py", "train")}  # the one long story
 
 # A package imports from its own layer or a lower one, in this order.
@@ -92,11 +93,14 @@ def code_lines(path: Path) -> int:
 # how other people's files are fetched and read
 COMMAND_LINE = ("cli", "commands", "sample_commands", "command_parts")
 NOT_CORE = ("recipes", "interop", "downloads", "foreign_weights", "demo", *COMMAND_LINE)
+INSTRUMENTS = ("evaluation", "probe")  # they judge what the core makes; nothing there needs them
 
 
 def test_the_core_stays_small():
-    core = [p for p in SOURCES if part_of(p) not in NOT_CORE]
+    core = [p for p in SOURCES if part_of(p) not in (*NOT_CORE, *INSTRUMENTS)]
+    instruments = [p for p in SOURCES if part_of(p) in INSTRUMENTS]
     assert 2000 < sum(map(code_lines, core)) < MAX_CORE_LINES
+    assert sum(map(code_lines, instruments)) < MAX_INSTRUMENT_LINES
 
 
 def test_every_file_says_what_it_is():

@@ -5,7 +5,6 @@ files; compressed, cut, empty and odd tars, each with one clear line.
 
 import bz2
 import gzip
-import importlib.util
 import io
 import itertools
 import lzma
@@ -15,11 +14,11 @@ import tarfile
 import time
 import tracemalloc
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from bench import streaming as bench
 from torch.utils.data import Dataset
 
 from semvq.data import shards
@@ -30,17 +29,6 @@ from tests.test_images import encoded, picture, tar_of
 pytestmark = pytest.mark.slow
 
 NUM, ITEMS, FLAT_MB = 100_000, 20_000, 4.0
-
-
-def load_bench() -> ModuleType:
-    path = Path(__file__).parent.parent / "bench" / "streaming.py"
-    spec = importlib.util.spec_from_file_location("streaming", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load_bench()
 
 
 @pytest.fixture(scope="module")
@@ -76,26 +64,29 @@ def test_the_index_of_one_large_tar_takes_little_on_the_way(tmp_path):
 
 
 def test_memory_is_flat(data):
-    found, _ = bench.read(data, ITEMS, 0)
+    found, _ = bench.read_in_fresh_process(data, ITEMS, 0)
     assert max(found["grown_mb"]) < FLAT_MB
 
 
 def test_memory_of_workers_is_flat(data):
-    found, _ = bench.read(data, 2000, 2)
+    found, _ = bench.read_in_fresh_process(data, 2000, 2)
     assert len(found["grown_mb"]) == 3, "this process and two workers"
     assert max(found["grown_mb"]) < FLAT_MB
 
 
+class Leaky(TrainImages):
+    """Keeps something of every image."""
+
+    kept: list = []
+
+    def __getitem__(self, position):
+        self.kept.append(bytes([position % 251]) * 2000)  # touched, so resident
+        return super().__getitem__(position)
+
+
 def test_a_leak_would_be_seen(data):
-    class Leaky(TrainImages):
-        kept: list = []
-
-        def __getitem__(self, position):
-            self.kept.append(bytes([position % 251]) * 20_000)  # touched, so resident
-            return super().__getitem__(position)
-
     leaky = Leaky(data.image_set, data.config, 0)
-    assert max(bench.read(leaky, 4000, 0)[0]["grown_mb"]) > FLAT_MB
+    assert max(bench.read_in_fresh_process(leaky, 4000, 0)[0]["grown_mb"]) > FLAT_MB
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")

@@ -97,11 +97,6 @@ def load_edit(path: Path, mask_path: Path, resolution: int) -> tuple[Tensor, Ten
     return _image(pixels, resolution), torch.from_numpy(_nearest(drawn, resolution).mean(2) > 127)
 
 
-def load_original(path: Path, resolution: int) -> Tensor:
-    """The centre crop of an image file, float (3, R, R) in [-1, 1]."""
-    return _image(decode(_read(path), str(path)), resolution)
-
-
 def box_mask(box: str, resolution: int) -> Tensor:
     """The mask of "x0,y0,x1,y1", shares of the square from its top left; ValueError for others."""
     advice = f"--box: expected x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and so for y, found '{box}'"
@@ -111,6 +106,11 @@ def box_mask(box: str, resolution: int) -> Tensor:
         raise ValueError(advice) from None
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise ValueError(advice)
+    return _box(x0, y0, x1, y1, resolution)
+
+
+def _box(x0: float, y0: float, x1: float, y1: float, resolution: int) -> Tensor:
+    """True where the middle of a pixel lies in the box, given in shares of the square."""
     middles = (torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution
     rows, columns = (middles > y0) & (middles < y1), (middles > x0) & (middles < x1)
     return rows[:, None] & columns
@@ -128,14 +128,13 @@ def outpaint_mask(band: str, resolution: int) -> Tensor:
             f"--outpaint: expected one of {', '.join(SIDES)} and a share between 0 and 1, "
             f"e.g. right:0.5, found '{band}'"
         )
-    far = 1 - share
     boxes = {
-        "left": f"0,0,{share},1",
-        "right": f"{far},0,1,1",
-        "top": f"0,0,1,{share}",
-        "bottom": f"0,{far},1,1",
+        "left": (0, 0, share, 1),
+        "right": (1 - share, 0, 1, 1),
+        "top": (0, 0, 1, share),
+        "bottom": (0, 1 - share, 1, 1),
     }
-    return box_mask(boxes[side], resolution)
+    return _box(*boxes[side], resolution)
 
 
 def _image(pixels: np.ndarray, resolution: int) -> Tensor:

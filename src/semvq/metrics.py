@@ -10,11 +10,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_SSIM_WINDOW = 11
+
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB per image; both (B, 3, H, W), range [-1, 1], clamped."""
     error = (reconstruction.clamp(-1, 1) - images).float().square().flatten(1).mean(1)
     return 10 * torch.log10(4.0 / error.clamp_min(1e-12))
+
+
+def ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Structural similarity per image (Wang et al. 2004); both (B, 3, H, W), [-1, 1], clamped.
+
+    Gaussian window of 11 x 11 pixels, sigma 1.5, constants 0.01 and 0.03 of the range, per channel,
+    mean over the places where the window fits. ValueError for images it does not fit in.
+    """
+    if min(images.shape[-2:]) < _SSIM_WINDOW:
+        size = tuple(images.shape[-2:])
+        raise ValueError(f"expected images of at least {_SSIM_WINDOW} pixels a side, found {size}")
+    x, y = reconstruction.double().clamp(-1, 1), images.double()
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Weighted means (B, C, H - 10, W - 10) under the window of SSIM."""
+    offsets = torch.arange(_SSIM_WINDOW, device=x.device, dtype=x.dtype) - _SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (offsets / 1.5) ** 2)
+    window = (window / window.sum()).expand(x.shape[1], 1, 1, -1)
+    x = F.conv2d(x, window, groups=x.shape[1])
+    return F.conv2d(x, window.transpose(2, 3), groups=x.shape[1])
 
 
 def chroma_r2(reconstruction: Tensor, images: Tensor, block: int = 4) -> float:
@@ -72,6 +102,16 @@ def unigram_cross_entropy(train_codes: Tensor, codes: Tensor, num_codes: int) ->
     log_share = (model / model.sum()).log()
     counts = code_counts(codes, num_codes).double()
     return float(-(counts * log_share).sum() / counts.sum())
+
+
+def bits(nats: float) -> float:
+    """Nats as bits."""
+    return nats / math.log(2)
+
+
+def bits_per_pixel(nats_per_code: float, factor: int) -> float:
+    """Bits that a pixel costs where a code stands for `factor` x `factor` of them."""
+    return bits(nats_per_code) / factor**2
 
 
 def perplexity(codes: Tensor, num_codes: int) -> float:

@@ -12,9 +12,9 @@ from torch import Tensor
 from semvq.backbones.efficientnet_lite import load_efficientnet_lite0
 from semvq.backbones.mobilenet import load_mobilenet_v2
 from semvq.command_parts import at_least_one, flag, import_code, write
-from semvq.data.images import image_grid, save_png, to_float, to_uint8
+from semvq.data.images import DataConfig, image_grid, load_image, save_png, to_float, to_uint8
 from semvq.data.npz import save_npz
-from semvq.edit import box_mask, load_edit, load_original, outpaint_mask
+from semvq.edit import box_mask, load_edit, outpaint_mask
 from semvq.edit import edit as edit_image
 from semvq.generators.base import Generator
 from semvq.generators.rejection import (
@@ -205,7 +205,7 @@ def _image_and_mask(options: Namespace, resolution: int) -> tuple[Tensor, Tensor
         mask = box_mask(options.box, resolution)
     else:
         mask = outpaint_mask(options.outpaint, resolution)
-    return load_original(options.image, resolution), mask
+    return to_float(load_image(options.image, DataConfig(resolution))), mask
 
 
 def _columns(num: int, num_classes: int) -> int:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import KVCache, PreNormBlock, initialize
-from semvq.generators.guidance import guided, named_schedule
 from semvq.generators.noise import Noise
 from semvq.generators.sampling import sample_ar
 
@@ -122,11 +121,9 @@ class ARTransformer(Generator):
         guidance_schedule: str = "constant",
     ) -> Tensor:
         num = len(noise.indices)
-        scale = named_schedule(guidance_schedule, guidance)
-        step = self._stepper(classes, num)
-        if guidance != 1.0:
-            other = self._stepper(self.without_classes(num, guidance), num)
-            step = guided(step, other, scale)
+        step = self.guided(
+            lambda c: self._stepper(c, num), classes, num, guidance, guidance_schedule
+        )
         return sample_ar(
             step, self.config.length, noise, temperature=temperature, top_k=top_k, top_p=top_p
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from semvq.config import Config
+from semvq.generators.guidance import Logits, guided, named_schedule
 from semvq.generators.noise import Noise
 
 Logs = dict[str, Tensor]
@@ -194,6 +195,21 @@ class Generator(nn.Module):
                 "trained with classes and conditioning_dropout above 0"
             )
         return self.resolve_classes(None, num)
+
+    def guided(
+        self, logits_for: Callable[[Tensor | None], Logits], classes: Tensor | None, num: int,
+        guidance: float, schedule: str,
+    ) -> Logits:  # fmt: skip
+        """The logits a sampler calls for: those for `classes`, led away from those for none.
+
+        `logits_for(classes)` gives the logits under resolved classes. Guidance 1 needs no other
+        half. ValueError where there is none to lead away from, or for an unknown schedule.
+        """
+        scale = named_schedule(schedule, guidance)
+        conditional = logits_for(classes)
+        if guidance == 1.0:
+            return conditional
+        return guided(conditional, logits_for(self.without_classes(num, guidance)), scale)
 
     def _check_range(self, classes: Tensor) -> None:
         low, high = int(classes.min()), int(classes.max())

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import PostNormBlock, initialize
-from semvq.generators.guidance import guided, named_schedule
 from semvq.generators.halton import halton_order
 from semvq.generators.noise import EVALUATION_MASKS, Noise
 from semvq.generators.sampling import cosine, ranks, sample_nar, sample_nar_in_order
@@ -147,7 +146,9 @@ class NARTransformer(Generator):
         `known` int64 (num or 1, h, w): codes to keep, -1 where to draw; None draws everything.
         """
         _check_order(order, choice_temperature)
-        call = self._guided(classes, len(noise.indices), guidance, guidance_schedule)
+        call = self.guided(
+            self._logits_for, classes, len(noise.indices), guidance, guidance_schedule
+        )
         fixed = None if known is None else self.flat(known.to(self.device))
         shared: dict[str, Any] = {
             "steps": steps,
@@ -166,19 +167,8 @@ class NARTransformer(Generator):
             choice_temperature=chance, known=fixed, **shared,
         )  # fmt: skip
 
-    def _guided(
-        self, classes: Tensor | None, num: int, guidance: float, schedule: str
-    ) -> Callable[[Tensor, float], Tensor]:
-        """Logits by (codes, progress), as the samplers call for them."""
-        scale = named_schedule(schedule, guidance)
-
-        def logits(codes: Tensor, progress: float) -> Tensor:
-            return self(codes, classes)
-
-        if guidance == 1.0:
-            return logits
-        none = self.without_classes(num, guidance)
-        return guided(logits, lambda codes, progress: self(codes, none), scale)
+    def _logits_for(self, classes: Tensor | None) -> Callable[[Tensor, float], Tensor]:
+        return lambda codes, progress: self(codes, classes)
 
 
 def _check_order(order: str, choice_temperature: float | None) -> None:

@@ -15,6 +15,7 @@ from semvq.config import Config, differences
 from semvq.tokenizer.conv import Decoder, Encoder, ResidualBlock
 from semvq.tokenizer.quantize import Quantized, Quantizer, QuantizerConfig, VectorQuantizerConfig
 
+MAX_BLOCKS = 64  # of one kind, per level
 _PIXEL_RANGE = "[-1, 1]"
 
 
@@ -52,9 +53,9 @@ class TokenizerConfig(Config):
         _at_most(len(self.multipliers), 1, 10, "a number of multipliers")
         _at_most(self.channels * max(self.multipliers), 1, 65_536, "channels x multiplier")
         for name in ("blocks_per_level", "attention_heads"):
-            _at_most(getattr(self, name), 1, 1000, name)
+            _at_most(getattr(self, name), 1, MAX_BLOCKS, name)
         for name in ("middle_blocks", "decoder_extra_blocks", "decoder_attention_pairs"):
-            _at_most(getattr(self, name), 0, 1000, name)
+            _at_most(getattr(self, name), 0, MAX_BLOCKS, name)
         if self.resolution < self.factor or self.resolution % self.factor:
             raise ValueError(
                 f"expected a resolution that is a multiple of f = {self.factor} (two to the "
