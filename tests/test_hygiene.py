@@ -17,12 +17,12 @@ from semvq.config import Config
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "semvq").rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 80
-MAX_CORE_LINES, MAX_INSTRUMENT_LINES = 6000, 2500
+MAX_CORE_LINES, MAX_INSTRUMENT_LINES = 6000, 3000
 LONG_FUNCTIONS = {("training/loop.py", "train")}  # the one long story
 
 # A package imports from its own layer or a lower one, in this order.
 LAYERS = (
-    ("config", "files", "metrics", "downloads", "foreign_weights"),
+    ("config", "files", "metrics", "downloads", "foreign_weights", "asset_list"),
     ("assets", "photos"),
     ("backbones", "data"),
     ("losses",),
@@ -31,7 +31,7 @@ LAYERS = (
     ("runs", "edit", "evaluation"),
     ("recipes",),
     ("demo",),
-    ("command_parts", "sample_commands", "commands"),
+    ("command_parts", "sample_commands", "evaluate_command", "compare_command", "commands"),
     ("cli",),
     ("__main__",),
 )
@@ -91,8 +91,23 @@ def code_lines(path: Path) -> int:
 
 # what a reader of the method need not read: lists, an application, the words of the commands, and
 # how other people's files are fetched and read
-COMMAND_LINE = ("cli", "commands", "sample_commands", "command_parts")
-NOT_CORE = ("recipes", "interop", "downloads", "foreign_weights", "demo", *COMMAND_LINE)
+COMMAND_LINE = (
+    "cli",
+    "commands",
+    "sample_commands",
+    "evaluate_command",
+    "compare_command",
+    "command_parts",
+)
+NOT_CORE = (
+    "recipes",
+    "interop",
+    "downloads",
+    "asset_list",
+    "foreign_weights",
+    "demo",
+    *COMMAND_LINE,
+)
 INSTRUMENTS = ("evaluation", "probe")  # they judge what the core makes; nothing there needs them
 
 

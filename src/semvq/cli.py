@@ -57,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     _reconstruct(commands)
     _sample(commands)
     _edit(commands)
+    _evaluate(commands)
+    _compare(commands)
     _probe(commands)
     _recipes(commands)
     _assets(commands)
@@ -154,6 +156,12 @@ def _edit(commands: argparse._SubParsersAction) -> None:
 
 
 def _sampling(p: argparse.ArgumentParser) -> None:
+    _sampling_choices(p)
+    p.add_argument("--batch-size", type=int, default=64)
+    p.add_argument("--npz", type=Path, metavar="FILE", help="write one array file too, as ADM does")
+
+
+def _sampling_choices(p: argparse.ArgumentParser) -> None:
     p.add_argument("--temperature", type=float, default=1.0)
     p.add_argument("--guidance", type=float, default=1.0, help="classifier-free; 1 is off")
     p.add_argument(
@@ -170,8 +178,53 @@ def _sampling(p: argparse.ArgumentParser) -> None:
         help="NAR: which codes a step fixes, the surest (default) or the next of a Halton sequence",
     )
     p.add_argument("--choice-temperature", type=float, help="NAR: noise on what is kept")
-    p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument("--npz", type=Path, metavar="FILE", help="write one array file too, as ADM does")
+
+
+def _evaluate(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("evaluate", help="figures anyone can repeat, by a named protocol")
+    p.add_argument("run", type=Path, help="a run; for generation also a folder or .npz of samples")
+    p.add_argument("--code", type=Path, help="Python file with your own classes, if any")
+    p.add_argument(
+        "--protocol",
+        required=True,
+        choices=["reconstruction", "generation", "likelihood", "probe"],
+    )
+    p.add_argument("--data", type=Path, help="held-out images; generation: training ones, or .npz")
+    p.add_argument("--val", type=Path, help="generation: held-out images, the second control")
+    p.add_argument("--statistics", type=Path, metavar="FILE", help="keep those of --data here")
+    p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
+    p.add_argument("--network", default="inception", help="inception (default), vgg16, …")
+    p.add_argument("--weights", type=Path, metavar="FILE", help="other Inception weights")
+    p.add_argument("--num", type=int, default=50_000, help="generation: samples (%(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--pixel-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                   help="what float images of an .npz mean")  # fmt: skip
+    p.add_argument("--save-images", type=Path, metavar="FOLDER", help="write the samples too")
+    p.add_argument("--fast", action="store_true", help="features in bfloat16; says how far off")
+    _sampling_choices(p)
+    p.add_argument("--batch-size", type=int, default=64, help="speed only, never a figure")
+    p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write figures and facts as JSON")
+    _device(p)
+
+
+def _compare(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("compare", help="tokenizers side by side, on one page")
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN",
+                   help="tokenizer runs, and AR or NAR runs on their codes")  # fmt: skip
+    p.add_argument("--code", type=Path, help="Python file with your own classes, if any")
+    p.add_argument("--data", type=Path, required=True, help="held-out images")
+    p.add_argument("--train", type=Path, help="training images: n-grams of codes, FID of samples")
+    p.add_argument("--out", type=Path, default=Path("comparison.html"), help="(%(default)s)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
+    p.add_argument("--photos", type=int, default=8, help="photos to show (%(default)s)")
+    p.add_argument("--num", type=int, default=1000, help="samples per run (%(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--guidance", type=float, help="classifier-free; of the samples")
+    p.add_argument("--top-k", type=int, help="keep the k likeliest codes")
+    p.add_argument("--network", default="inception", help="inception (default), vgg16, …")
+    p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
+    _device(p)
 
 
 def _probe(commands: argparse._SubParsersAction) -> None:

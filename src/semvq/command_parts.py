@@ -2,11 +2,13 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from semvq.data.images import save_png
+from semvq.data.images import ImageSet, save_png
 from semvq.recipes import import_file
 
 
@@ -31,6 +33,32 @@ def is_first_process() -> bool:
 def flag(name: str) -> str:
     """The option that a name in the code stands for."""
     return f"--{name.replace('_', '-')}"
+
+
+def sampling_options(options: Namespace, known: tuple[str, ...]) -> dict[str, Any]:
+    """The sampling options that were given; ValueError for one this generator does not take."""
+    names = (
+        "temperature", "guidance", "guidance_schedule", "top_k", "top_p", "steps",
+        "choice_temperature", "order",
+    )  # fmt: skip
+    chosen = {k: v for k in names if (v := getattr(options, k)) is not None}
+    for name in chosen:
+        if name not in known:
+            flags = ", ".join(flag(k) for k in names if k in known)
+            raise ValueError(
+                f"{flag(name)}: expected a sampling option of {options.run} ({flags}), "
+                "found one that it does not take; leave it out"
+            )
+    return chosen
+
+
+def check_classes(image_set: ImageSet, names: Sequence[str], num_classes: int) -> None:
+    """ValueError where a conditional generator's classes are not those of the images."""
+    if num_classes and image_set.classes != tuple(names):
+        raise ValueError(
+            f"{image_set.root}: expected the classes {', '.join(names)}; "
+            f"found {', '.join(image_set.classes) or 'none'}"
+        )
 
 
 def write(sheet: Tensor, path: Path) -> None:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from semvq import assets as weights
-from semvq.command_parts import at_least_one, import_code, is_first_process, write
+from semvq.command_parts import at_least_one, check_classes, import_code, is_first_process, write
+from semvq.compare_command import compare as compare
 from semvq.config import from_dict, to_dict, with_overrides
 from semvq.data.images import (
     DataConfig,
@@ -20,6 +21,7 @@ from semvq.data.images import (
     open_train_val,
     to_float,
 )
+from semvq.evaluate_command import evaluate as evaluate
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
 from semvq.recipes import RECIPES, find_recipe
@@ -102,11 +104,7 @@ def probe(options: Namespace) -> None:
         )
     at_least_one(num=options.num)
     image_set = ImageSet.open(options.data)
-    if generator.config.num_classes and image_set.classes != tuple(names):
-        raise ValueError(
-            f"{options.data}: expected the classes {', '.join(names)}; "
-            f"found {', '.join(image_set.classes)}"
-        )
+    check_classes(image_set, names, generator.config.num_classes)
     config = DataConfig(resolution=tokenizer.config.resolution)
     batch = next(iter(eval_batches(image_set.spread(options.num), config, options.num)))
     images = to_float(batch["image"]).to(device)

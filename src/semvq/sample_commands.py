@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semvq.backbones.efficientnet_lite import load_efficientnet_lite0
 from semvq.backbones.mobilenet import load_mobilenet_v2
-from semvq.command_parts import at_least_one, flag, import_code, write
+from semvq.command_parts import at_least_one, import_code, sampling_options, write
 from semvq.data.images import DataConfig, image_grid, load_image, save_png, to_float, to_uint8
 from semvq.data.npz import save_npz
 from semvq.edit import box_mask, load_edit, outpaint_mask
@@ -46,7 +46,7 @@ def sample(options: Namespace) -> None:
     at_least_one(num=options.num, batch_size=options.batch_size)
     num_classes = generator.config.num_classes
     classes = _classes(options.label, options.num, names, num_classes)
-    chosen = _sampling_options(options, generator.sampling_options)
+    chosen = sampling_options(options, generator.sampling_options)
     score = _scorer(options, generator, tokenizer, device)
     images, scores = [], []
     for start in range(0, options.num, options.batch_size):
@@ -79,7 +79,7 @@ def edit(options: Namespace) -> None:
         )
     at_least_one(num=options.num, batch_size=options.batch_size)
     classes = _edit_classes(options.label, options.num, names, generator)
-    chosen = _sampling_options(options, generator.sampling_options)
+    chosen = sampling_options(options, generator.sampling_options)
     image, mask = _image_and_mask(options, tokenizer.config.resolution)
     blended, decoded = [], []
     for start in range(0, options.num, options.batch_size):
@@ -178,23 +178,6 @@ def _edit_classes(
             )
         return None
     return _classes(label, num, names, config.num_classes)
-
-
-def _sampling_options(options: Namespace, known: tuple[str, ...]) -> dict[str, Any]:
-    """The sampling options that were given; ValueError for one this generator does not take."""
-    names = (
-        "temperature", "guidance", "guidance_schedule", "top_k", "top_p", "steps",
-        "choice_temperature", "order",
-    )  # fmt: skip
-    chosen = {k: v for k in names if (v := getattr(options, k)) is not None}
-    for name in chosen:
-        if name not in known:
-            flags = ", ".join(flag(k) for k in names if k in known)
-            raise ValueError(
-                f"{flag(name)}: expected a sampling option of {options.run} ({flags}), "
-                "found one that it does not take; leave it out"
-            )
-    return chosen
 
 
 def _image_and_mask(options: Namespace, resolution: int) -> tuple[Tensor, Tensor]:

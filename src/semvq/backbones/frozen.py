@@ -30,7 +30,7 @@ class FrozenConv(nn.Module):
         weight: Tensor,
         bias: Tensor,
         stride: int = 1,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
         groups: int = 1,
     ) -> None:
         super().__init__()

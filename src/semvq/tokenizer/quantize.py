@@ -86,6 +86,13 @@ class Quantizer(nn.Module, ABC):
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) to embeddings (B, C, h, w)."""
 
+    def mean_assignment(self, latents: Tensor) -> Tensor | None:
+        """How much of latents (B, C, h, w) each code takes softly, (K,), summing to 1.
+
+        None where a rule knows no soft assignment.
+        """
+        return None
+
     def initialize(self, latents: Tensor) -> None:  # noqa: B027
         """Set the codes from latents of real images; does nothing where a rule has no need."""
 
@@ -186,14 +193,17 @@ class VectorQuantizer(Quantizer):
         noise[: len(flat)] = 0
         self.codebook.copy_(picked + noise)
 
-    def _usage_entropy(self, latents: Tensor) -> Tensor:
+    def mean_assignment(self, latents: Tensor) -> Tensor:
+        """D-bar of Sec. 3.4, before the mean over processes; see `Quantizer`."""
         config, flat = self.config, flatten(latents)
         temperature: float | Tensor = config.entropy_temperature
         if config.entropy_scale == "data":
             scale = distance_scale(flat, self.codebook, config.entropy_distance)
             temperature = temperature * self.all_mean(scale)
-        usage = soft_usage(flat, self.codebook, config.entropy_distance, temperature)
-        return usage_entropy(self.all_mean(usage))
+        return soft_usage(flat, self.codebook, config.entropy_distance, temperature)
+
+    def _usage_entropy(self, latents: Tensor) -> Tensor:
+        return usage_entropy(self.all_mean(self.mean_assignment(latents)))
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,14 @@ class World:
         torch.distributed.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
+    def to_writer(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, by rank, at the writing one; none at the others."""
+        if self.count == 1:
+            return items
+        parts: list[Any] | None = [None] * self.count if self.is_writer else None
+        torch.distributed.gather_object(items, parts)
+        return [item for part in parts or [] for item in part]
+
     def copy_from_writer(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite each of `tensors` by the writing process's: equal weights, whatever a kernel
 
