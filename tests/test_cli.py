@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ COMMANDS = (
     "reconstruct",
     "sample",
     "edit",
+    "evaluate",
+    "compare",
     "probe",
     "recipes",
     "describe",
@@ -65,7 +68,7 @@ def refused(capsys, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "fruit_phase9", "--data", "."], "expected a recipe among"),
+        (["train", "fruit_phase9", "--data", "."], "expected a recipe, found"),
         (["train", "fruit_fase1", "--data", "."], "did you mean 'fruit_phase1'?"),
         (["train", "fruit_phase1", "--set", "loop.duration=20"], "loop.duration: expected text"),
         (["train", "fruit_phase1", "--set", "loop.duration=20"], "e.g. '500k steps'"),
@@ -85,7 +88,7 @@ def refused(capsys, *arguments: str) -> str:
         (["sample", "nowhere"], "expected the folder of an AR or NAR run, found no such folder"),
         (["probe", "nowhere", "--data", "."], "nowhere: expected the folder of"),
         (["reconstruct", "nowhere", "x.png"], "nowhere"),
-        (["describe", "imagenet"], "expected a recipe among"),
+        (["describe", "imagenet"], "expected a recipe, found"),
         (["assets", "fetch", "vgg17"], "did you mean 'vgg16'?"),
         (["demo", "--minutes", "0"], "--minutes"),
         (["demo", "--colour", "red"], "unrecognized arguments"),
@@ -125,6 +128,69 @@ def test_every_command_has_a_handler():
     grammar = parser()._subparsers._group_actions[0].choices
     assert set(grammar) == set(COMMANDS)
     assert all(callable(getattr(commands, name)) for name in grammar)
+
+
+def output(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_help_names_the_recipes_for_ones_own_photos_on_lines_of_their_own(capsys):
+    lines = output(capsys, "--help").splitlines()
+    for family in ("labelled64", "photos128", "fruit"):
+        assert any(x.startswith(f"  semvq train {family}_autoencoder --data PHOTOS") for x in lines)
+    assert any(x.startswith("  semvq describe labelled64_phase1 --device") for x in lines)
+    assert any(x.startswith("  semvq demo  ") for x in lines)
+
+
+def test_recipes_piped_are_one_whole_line_each(capsys, monkeypatch):
+    from semvq.recipes import RECIPES
+
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = output(capsys, "recipes").splitlines()
+    assert [x.split()[0] for x in lines] == [make.__name__ for make in RECIPES]
+    for line, recipe in zip(lines, (make() for make in RECIPES)):
+        assert recipe.summary in line and (recipe.upstream or "") in line
+
+
+def test_recipes_on_a_narrow_terminal_keep_their_names(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "lsun_bedroom256_tokenizer" in output(capsys, "recipes")
+
+
+def test_a_mistyped_recipe_gets_the_suggestion_before_the_list(capsys):
+    line = refused(capsys, "train", "fruit_fase1", "--data", ".")
+    assert 0 < line.index("did you mean 'fruit_phase1'?") < line.index("imagenet256_ar") < 300
+
+
+def test_describe_takes_the_same_changes_as_train(capsys):
+    changes = ("--set", "loop.duration=100k images", "--set", "task.tokenizer.channels=32")
+    facts = json.loads(output(capsys, "describe", "labelled64_phase1", "--json", *changes))
+    assert facts["images_seen"] == 100_000 and facts["parameters"]["tokenizer"] < 4_000_000
+    assert "did you mean 'batch_size'" in refused(
+        capsys, "describe", "labelled64_phase1", "--set", "loop.bach_size=3"
+    )
+
+
+def test_describe_reads_well(capsys):
+    page = output(capsys, "describe", "labelled64_phase1")
+    assert "for an estimate, give --device h100, h200," in page
+    assert "gflop_per_image" not in page and "images seen" in page
+    page = output(capsys, "describe", "labelled64_phase1", "--device", "rtx4090")
+    assert re.search(r"time +88 min on 1 x NVIDIA RTX 4090", page)
+    page = output(capsys, "describe", "labelled64_autoencoder", "--device", "rtx4090")
+    assert re.search(r"time +22 min on", page)
+    page = output(capsys, "describe", "imagenet256_ar", "--device", "a100")
+    assert re.search(r"time +9\.\d days on", page), page
+
+
+def test_a_transformers_estimate_says_nothing_of_a_perceptual_loss(capsys):
+    for name, has_one in (("labelled64_ar", False), ("labelled64_phase1", True)):
+        facts = json.loads(output(capsys, "describe", name, "--device", "h100", "--json"))
+        assert ("perceptual" in facts["hours_note"]) == has_one
 
 
 def test_describe_prints_json(capsys):

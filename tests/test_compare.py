@@ -14,7 +14,7 @@ from semvq.data.images import DataConfig, ImageSet, eval_batches, to_float, to_u
 from semvq.evaluation import intervals, side_by_side
 from semvq.evaluation.feature_sets import FeatureSums
 from semvq.evaluation.frechet import frechet_distance
-from semvq.evaluation.side_by_side import QUALITY, ROWS, figures, scatters
+from semvq.evaluation.rows import QUALITY, ROWS, figures, scatters
 from semvq.metrics import psnr
 from semvq.probe.comparison import Value
 from semvq.tokenizer.files import load_tokenizer

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from semvq.demo.story import run_demo, scaled
+from semvq.demo.figures import attention_verdict
+from semvq.demo.story import STAGES, _say_where_to_look, run_demo, scaled, shortened
 from semvq.recipes.fruit import fruit_phase1
 
 
@@ -28,6 +30,32 @@ def test_another_length_in_the_same_folder_is_refused_by_its_option(tmp_path):
         run_demo(tmp_path, minutes=9, seed=1, device="cpu")
 
 
+def test_the_verdict_claims_no_more_than_a_seed_can_show():
+    for gain in (0.0005, -0.0001):
+        assert attention_verdict(gain).startswith("attention decoder and equal-images control do n")
+    assert "ahead of the equal-images control by 0.0300 LPIPS, one seed" in attention_verdict(0.03)
+    assert "behind" in attention_verdict(-0.03)
+
+
+@pytest.mark.parametrize("minutes", [0.3, 4.0, 4.5, 9.0, 60.0])
+def test_a_shortened_demo_takes_its_claims_back(minutes):
+    metrics = {"reconstruction": {"attention_verdict": "better", "fruit_phase1": {}}}
+    changed = shortened(metrics, minutes)
+    assert bool(changed) == (minutes < 4.5)
+    if changed:
+        assert f"SHORTENED, to {minutes:g} of 9 minutes" in changed["shortened"]
+        assert changed["reconstruction"]["attention_verdict"] == "this run is too short to tell"
+        assert "fruit_phase1" in changed["reconstruction"]
+
+
+def test_the_last_lines_lead_to_ones_own_photos(tmp_path, capsys):
+    _say_where_to_look(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    trained = [line.split()[2] for line in lines if line.startswith("  semvq train")]
+    assert trained == ["labelled64_autoencoder", "photos128_autoencoder", "fruit_autoencoder"]
+    assert all(len(line) <= 100 for line in lines if str(tmp_path) not in line)
+
+
 @pytest.mark.slow
 def test_short_demo_from_start_to_report(tmp_path):
     # in a process of its own, with all the machine's threads
@@ -36,12 +64,20 @@ def test_short_demo_from_start_to_report(tmp_path):
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "report.html" in result.stdout
+    for number, (title, _) in enumerate(STAGES, 1):
+        found = re.findall(
+            rf"^{number}/6 {re.escape(title)}: (\d+)/\1 images, .*$", result.stderr, re.M
+        )
+        assert len(found) == 1, (title, result.stderr)
+    last = [x for x in result.stderr.splitlines() if x.startswith("5/6")][-1]
+    assert "val/cross_entropy" in last
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["codes"]["changed_by_phase2"] == 0
     assert metrics["codes"]["same_code_space_hash"] is True
     assert metrics["num_held_out"] > 200
     assert set(metrics["class_agreement"]) >= {"ar", "nar", "unigram", "class_unigram", "chance"}
     page = (tmp_path / "report.html").read_text()
+    assert page.index("THIS DEMO WAS SHORTENED") < page.index("<h2>")
     assert page.count("data:image/png;base64,") == 8
     assert "http://" not in page and "https://" not in page
     names = {p.stem for p in (tmp_path / "pictures").glob("*.png")}

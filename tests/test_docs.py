@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from semvq.cli import main, parser
+from semvq.evaluation import side_by_side
 from tests.toy import photos
 
 ROOT = Path(__file__).parent.parent
@@ -67,11 +68,31 @@ SHORT = [
 ]  # fmt: skip
 
 
+def narrow(recipe: str) -> list[str]:
+    """What makes the recipes for a GPU small enough for this test."""
+    if not recipe.startswith(("labelled64", "photos128")):
+        return []
+    changes = ["task.tokenizer.channels=32"]
+    if recipe.endswith("ar"):
+        changes = ["task.generator.num_layers=2", "task.generator.width=64"]
+    return [*changes, "loop.evaluate_every=2 steps"]
+
+
+def test_the_readme_leads_with_the_recipes_for_ones_own_photos():
+    trained = [c.split()[2] for c in readme_commands() if c.startswith("semvq train")]
+    families = list(dict.fromkeys(name.partition("_")[0] for name in trained))
+    assert families == ["labelled64", "photos128", "fruit"]
+    described = [c for c in readme_commands() if c.startswith("semvq describe")]
+    assert len(described) >= 2 and all("--device" in c for c in described), "what it costs"
+
+
 @pytest.mark.slow
 def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsys):
     """Every README command in order, on toy photos, two steps each."""
     monkeypatch.chdir(tmp_path)
     photos(tmp_path / "PHOTOS")
+    photos(tmp_path / "HELD_OUT", per_class=4, seed=1)
+    monkeypatch.setattr(side_by_side, "SMALL_IMAGES", 32)
     for name in ("a.jpg", "b.jpg"):
         shutil.copy(tmp_path / "PHOTOS" / "red" / "0.png", tmp_path / name)
     commands = readme_commands() + [
@@ -84,7 +105,10 @@ def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsy
         arguments = shlex.split(command)[1:]
         if arguments[0] == "train":
             arguments = [a.replace("num_classes=5", "num_classes=3") for a in arguments]
-            arguments += [part for s in SHORT for part in ("--set", s)]
+            arguments += [part for s in [*SHORT, *narrow(arguments[1])] for part in ("--set", s)]
+        if arguments[0] in ("evaluate", "compare"):
+            arguments = [a.replace("1000", "70") for a in arguments]
+            arguments += ["--network", "mobilenet-v2"]
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0, (command, capsys.readouterr().err)

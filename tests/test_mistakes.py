@@ -15,6 +15,17 @@ from tests.toy import photos, toy_autoencoder, toy_generator, toy_phase1
 
 RECIPE = Path(__file__).parent / "kill_recipes.py"
 
+RAISING = """from dataclasses import replace
+from semvq.recipes.fruit import fruit_ar
+def deep():
+    recipe = fruit_ar()
+    model = replace(recipe.task.generator, depth=3)
+    return replace(recipe, task=replace(recipe.task, generator=model))
+def none():
+    share = 0
+    return 1 / share
+"""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
@@ -46,6 +57,7 @@ def _spoil(place: Path) -> None:
     shutil.copytree(place / "photos" / "red", place / "purple" / "purple")
     (place / "broken.tar").write_bytes(b"no tar" * 200)
     (place / "recipe.py").write_text("def number():\n    return 3\n")
+    (place / "raising.py").write_text(RAISING)
     (place / "syntax.py").write_text("def broken(:\n")
     started = place / "runs" / "started"
     (started / "checkpoints").mkdir(parents=True)
@@ -61,6 +73,8 @@ def _spoil(place: Path) -> None:
 
 
 TRAIN = f"train {RECIPE}:kill_phase1 --out new"
+PLACE = "expected a place to write, found: "
+DONE = f"train {RECIPE.with_name('toy.py')}:toy_phase1 --out runs/toy_phase1"
 AR = f"train {RECIPE}:kill_ar --out new_ar --upstream runs/toy_phase1"
 MISTAKES = {
     "no command": ("", "required: COMMAND"),
@@ -82,6 +96,33 @@ MISTAKES = {
     "held-out classes": (f"{TRAIN} --data photos --val purple", "found class 'purple'"),
     "no key": (f"{TRAIN} --data photos --set loop.bach_size=3", "did you mean 'batch_size'"),
     "no value": (f"{TRAIN} --data photos --set loop.batch_size", "expected KEY=VALUE"),
+    "value apart": (
+        f"{TRAIN} --data photos --set loop.duration 16_images",
+        "expected KEY=VALUE, found 'loop.duration'; write them as one word",
+    ),
+    "recipe raises": (
+        "train raising.py:deep --data photos",
+        "raising.py: expected a recipe from d",
+    ),
+    "recipe's line": ("train raising.py:deep --data photos", "TypeError in line 5: ARConfig"),
+    "recipe's field": ("train raising.py:deep --data photos", "one of num_layers, width, num_he"),
+    "recipe divides": ("describe raising.py:none", "found ZeroDivisionError in line 9: division"),
+    "out nowhere": (f"train {RECIPE}:kill_phase1 --data photos --out /proc/x", PLACE),
+    "sample nowhere": ("sample runs/toy_ar --num 1 --out /proc/x/y", f"/proc/x/y: {PLACE}"),
+    "array nowhere": (
+        "sample runs/toy_ar --num 1 --out new --npz /proc/x/y.npz",
+        f"/proc/x: {PLACE}",
+    ),
+    "edit nowhere": ("edit runs/toy_nar one.png --box 0,0,1,0.5 --num 1 --out /proc/x", PLACE),
+    "reconstruct nowhere": (
+        "reconstruct runs/toy_phase1 one.png --out /proc/x/y.png",
+        f"/proc/x: {PLACE}",
+    ),
+    "probe nowhere": ("probe runs/toy_ar --data photos --out /proc/x/y.png", f"/proc/x: {PLACE}"),
+    "encode nowhere": ("encode runs/toy_phase1 --data photos --out /proc/x/y", PLACE),
+    "demo nowhere": ("demo --out /proc/x", f"/proc/x: {PLACE}"),
+    "demo over a file": ("demo --out file", "found a file"),
+    "a finished run's data": (f"{DONE} --data unlabelled", "is finished, and was made with data"),
     "wrong type": (f"{TRAIN} --data photos --set loop.batch_size=big", "expected int, found 'big'"),
     "no unit": (f"{TRAIN} --data photos --set loop.duration=20", "500k steps"),
     "wrong unit": (f"{TRAIN} --data photos --set loop.duration=2weeks", "500k steps"),
@@ -132,7 +173,13 @@ MISTAKES = {
     "weights cut": ("reconstruct cut_weights one.png", "expected a safetensors file"),
     "weights pickled": ("reconstruct pickled one.png", "expected a safetensors file"),
     "asset": ("assets fetch vgg61", "did you mean 'vgg16"),
-    "describe": ("describe imagenet", "expected a recipe among"),
+    "reconstruct a folder": (
+        "reconstruct runs/toy_phase1 photos/red",
+        "photos/red: expected an image file, found a folder; give files, such as photos/red/*.png",
+    ),
+    "edit a folder": ("edit runs/toy_nar photos --box 0,0,1,1", "expected an image file, found a"),
+    "mask is a folder": ("edit runs/toy_nar one.png --mask photos", "expected an image file, fou"),
+    "describe": ("describe imagenet", "expected a recipe, found 'imagenet'"),
     "minutes": ("demo --minutes 0", "--minutes: expected"),
     "another configuration": (
         f"train {RECIPE}:kill_phase1 --data photos --out runs/toy_phase1",

@@ -143,6 +143,52 @@ def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp
 
 
 @pytest.mark.slow
+def test_torch_and_fabric_say_nothing_of_their_own(data, tmp_path):
+    """No warning of what will be removed, and no banner; the adaptive weight needs gradients of
+
+    sums over processes, which is where the warning came from.
+    """
+    found = run(2, "many_phase1", tmp_path, data)
+    assert found.returncode == 0, found.stderr
+    for word in ("Warning", "deprecated", "Initializing distributed", "distributed_backend"):
+        assert word not in found.stderr + found.stdout, found.stderr
+
+
+SUMS = """
+import torch
+from torch import distributed
+from semvq.training.distributed import World
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+world = World(rank, distributed.get_world_size())
+torch.manual_seed(rank)
+x = torch.randn(3, 4, dtype=torch.float64).T.requires_grad_()  # not contiguous
+mean = world.mean(x)
+both = world.gather(x.detach().contiguous()).view(2, 4, 3)
+assert torch.equal(mean.detach(), both.sum(0) / 2)
+weight = torch.arange(12, dtype=torch.float64).view(4, 3) * (rank + 1)
+(first,) = torch.autograd.grad((weight * mean**3).sum(), x, create_graph=True)
+weights = world.gather(weight.contiguous()).view(2, 4, 3)
+expected = (3 * weights * (both.sum(0) / 2) ** 2).sum(0) / 2
+assert torch.allclose(first, expected), "each process's loss has a part in the gradient"
+(second,) = torch.autograd.grad(first.sum(), x)
+assert torch.allclose(second, (6 * weights * both.sum(0) / 2).sum(0) / 2)
+"""
+
+
+@pytest.mark.slow
+def test_means_over_processes_pass_gradients_back_to_all(tmp_path):
+    (tmp_path / "sums.py").write_text(SUMS)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    found = subprocess.run(
+        [*start, str(tmp_path / "sums.py")],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
     found = run(2, "many_autoencoder", tmp_path, data, "--set", "loop.batch_size=7")
     assert found.returncode != 0

@@ -119,7 +119,11 @@ def test_orders_and_schedules_reach_the_sampler(at):
     assert drawn["strong"] == drawn["constant"] and len(set(drawn.values())) == 4
 
 
-@pytest.mark.parametrize("area", ["--mask mask.png", "--box 0,0,0.4,0.5", "--outpaint left:0.25"])
+# rows and columns of the masked corner, in pixels of 16
+SIDES = {"--mask mask.png": (8, 8), "--box 0,0,0.4,0.5": (8, 6), "--outpaint left:0.25": (16, 4)}
+
+
+@pytest.mark.parametrize("area", SIDES)
 def test_edit_writes_results_decodings_and_a_strip(at, area):
     out = at / "out"
     line = f"edit toy_nar photos/red/0.png {area} --num 3 --class blue --steps 2 --out"
@@ -128,12 +132,16 @@ def test_edit_writes_results_decodings_and_a_strip(at, area):
     assert len(results) == len(decoded) == 3
     strip = np.asarray(Image.open(out / "strip.png"))
     assert strip.shape == (16, 5 * 18 - 2, 3)
-    original, mask = strip[:, :16], strip[:, 18:34]
-    assert set(np.unique(mask)) == {0, 255}
+    original, shown = strip[:, :16].astype(int), strip[:, 18:34]
+    inside = (shown != original).any(2)
+    side = SIDES[area]
+    assert inside[: side[0], : side[1]].all() and not inside[side[0] :].any()
+    assert not inside[:, side[1] :].any(), "the original, but for what is masked"
+    tinted = (original[inside] + (255, 0, 255)) / 2
+    assert np.abs(shown[inside] - tinted).max() <= 1
     for i, (result, raw) in enumerate(zip(results, decoded, strict=True)):
         assert np.array_equal(strip[:, 36 + 18 * i : 52 + 18 * i], result)
         assert np.array_equal(result[:, 10:], original[:, 10:])  # far from the mask
-        inside = mask[..., 0] == 255
         assert np.abs(result[inside].astype(int) - raw[inside]).max() <= 1
         assert not np.array_equal(raw[:, 10:], original[:, 10:])
     with np.load(at / "edit.npz") as found:

@@ -204,7 +204,7 @@ def test_phase_2_refuses_another_code_space():
         with pytest.raises(ValueError, match=next(iter(changes))):
             upgrade_decoder(first, config)
     more_codes = VectorQuantizerConfig(num_codes=33, code_dim=8)
-    with pytest.raises(ValueError, match=r"quantizer.num_codes: expected 32, found 33"):
+    with pytest.raises(ValueError, match=r"quantizer.num_codes: expected 33, found 32"):
         upgrade_decoder(first, TokenizerConfig(**{**vars(first.config), "quantizer": more_codes}))
     other_loss = VectorQuantizerConfig(num_codes=32, code_dim=8, entropy_weight=0.5)
     upgrade_decoder(first, TokenizerConfig(**{**vars(first.config), "quantizer": other_loss}))

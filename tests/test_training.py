@@ -183,6 +183,17 @@ def test_a_run_that_goes_on_from_codes_keeps_them(tmp_path, data, upstream):
     assert torch.equal(task.tokenizer.quantizer.codebook, before)
 
 
+def test_an_upstream_run_of_another_shape_is_named_with_the_one_that_is_meant(tmp_path, data):
+    train("autoencoder", tmp_path / "plain", data, None)
+    recipe = replace(toy_phase1(), upstream="toy_autoencoder_64")
+    wide = with_overrides(recipe, ["task.tokenizer.channels=16"])
+    plain = tmp_path / "plain"
+    with pytest.raises(ValueError, match=r"plain: .*channels: expected 16, found 8") as refused:
+        train_recipe(wide, tmp_path / "run", data=data, upstream=plain)
+    assert "starts from a run of toy_autoencoder_64" in str(refused.value)
+    assert "phase 2" not in str(refused.value), "this is a phase 1"
+
+
 def test_players_do_not_leak_gradients_into_each_other(tmp_path, data):
     task = toy_phase1().task.open(_setting(tmp_path, data))
     task.start(stream(task.dataset, 0, 4))
@@ -301,7 +312,7 @@ def test_codes_of_other_images_are_refused(tmp_path, data, upstream):
     train("ar", tmp_path / "run", data, upstream)
     (tmp_path / "run" / "finished").unlink()
     other = photos(tmp_path / "other", seed=1, per_class=9)
-    with pytest.raises(ValueError, match="expected codes of the images"):
+    with pytest.raises(ValueError, match="expected codes of this run's images"):
         train("ar", tmp_path / "run", other, upstream)
 
 

@@ -10,7 +10,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EPILOG = "Start with: semvq demo      Your own photos: semvq train fruit_autoencoder --data PATH"
+EPILOG = """\
+start with:
+  semvq demo                                        the whole path on packaged photos, on a CPU
+  semvq recipes                                     what can be trained
+your own photos, on a GPU:
+  semvq describe labelled64_phase1 --device rtx4090 what it costs
+  semvq train labelled64_autoencoder --data PHOTOS  class folders; then _phase1, _phase2, _ar, _nar
+  semvq train photos128_autoencoder --data PHOTOS   no classes; then the same
+to try that path on a laptop:
+  semvq train fruit_autoencoder --data PHOTOS       48 px; then the same
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         prog="semvq",
         description="Train SeQ-GAN tokenizers and the transformers that learn their codes.",
         epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _demo(commands)
@@ -72,8 +83,9 @@ def _demo(commands: argparse._SubParsersAction) -> None:
         "--minutes",
         type=float,
         default=9.0,
-        help="length of the trainings on a 2-core laptop (%(default)s; at any length another "
-        "minute goes into sampling and figures)",
+        help="length of the trainings on a 2-core laptop (%(default)s); one to three minutes more "
+        "go into encoding, sampling and figures, however short it is, and below half of the "
+        "default the figures show nothing",
     )
     p.add_argument("--seed", type=int, default=0)
     _device(p)
@@ -87,14 +99,7 @@ def _train(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--tokens", type=Path, help="token cache that `semvq encode` made")
     p.add_argument("--upstream", type=Path, help="run to start from (default: beside --out)")
     p.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
-    p.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change the recipe, e.g. --set loop.batch_size=64; repeat for more",
-    )
+    _set(p)
     p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
     p.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     _device(p)
@@ -134,7 +139,7 @@ def _sample(commands: argparse._SubParsersAction) -> None:
         help="--keep-best: confidence of that classifier (default: the first), or own likelihood",
     )
     _sampling(p)
-    p.add_argument("--out", type=Path, default=Path("samples"), help="folder (%(default)s)")
+    _new_set(p, "samples")
     _device(p)
 
 
@@ -151,8 +156,13 @@ def _edit(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
     _sampling(p)
-    p.add_argument("--out", type=Path, default=Path("edited"), help="folder (%(default)s)")
+    _new_set(p, "edited")
     _device(p)
+
+
+def _new_set(p: argparse.ArgumentParser, folder: str) -> None:
+    words = "folder (%(default)s); what an earlier call left there is overwritten, or removed"
+    p.add_argument("--out", type=Path, default=Path(folder), help=words)
 
 
 def _sampling(p: argparse.ArgumentParser) -> None:
@@ -245,6 +255,7 @@ def _recipes(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--device", help="estimate hours on: h100, h200, a100, rtx4090 or cpu2")
     p.add_argument("--num-devices", type=int, default=1, help="how many of them (%(default)s)")
     p.add_argument("--epoch-size", type=int, help="your training images, for lengths in epochs")
+    _set(p)
     p.add_argument("--json", action="store_true")
 
 
@@ -252,6 +263,28 @@ def _assets(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("assets", help="pretrained weights: list them, fetch them")
     p.add_argument("action", choices=["list", "fetch"])
     p.add_argument("names", nargs="*", help="which to fetch (default: those the demo needs)")
+
+
+def _set(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        type=_assignment,
+        default=[],
+        help="change the recipe, e.g. --set loop.batch_size=64; repeat for more",
+    )
+
+
+def _assignment(text: str) -> str:
+    """A value of --set. Refused here, or a value apart would be an "unrecognized argument"."""
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(
+            f"expected KEY=VALUE, found '{text}'; write them as one word, in quotes if there are "
+            f"spaces: --set '{text}=VALUE'"
+        )
+    return text
 
 
 def _run(p: argparse.ArgumentParser, what: str) -> None:

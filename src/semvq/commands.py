@@ -1,12 +1,13 @@
 """What each command does: load, call the library, write files, print a few lines."""
 
 import json
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from semvq import assets as weights
 from semvq.command_parts import at_least_one, check_classes, import_code, is_first_process, write
@@ -21,19 +22,25 @@ from semvq.data.images import (
     open_train_val,
     to_float,
 )
+from semvq.data.token_facts import read_facts
 from semvq.evaluate_command import evaluate as evaluate
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
 from semvq.recipes import RECIPES, find_recipe
 from semvq.recipes.describe import describe as describe_recipe
+from semvq.recipes.describe import rows
 from semvq.runs import open_generator, open_tokenizer
+from semvq.sample_commands import check_file
 from semvq.sample_commands import edit as edit
 from semvq.sample_commands import sample as sample
 from semvq.training.distributed import start_engine
 from semvq.training.generator_task import encode_images
 from semvq.training.journal import say_progress
+from semvq.training.lock import make_folder
 from semvq.training.recipe import Recipe
-from semvq.training.runs import resolve_device, train_recipe
+from semvq.training.runs import one_job, resolve_device, train_recipe
+
+MAX_NAMED = 3  # unreadable files in a line on many of them
 
 
 def demo(options: Namespace) -> int:
@@ -45,8 +52,7 @@ def demo(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     """`semvq train`: exit code 128 + signal when stopped early."""
-    recipe = with_overrides(find_recipe(options.recipe), options.overrides)
-    recipe = from_dict(Recipe, to_dict(recipe))  # every value checked against its type
+    recipe = _recipe(options)
     folder = options.out or Path("runs") / recipe.name
     stopped = train_recipe(
         recipe,
@@ -66,6 +72,12 @@ def train(options: Namespace) -> int:
     return 0
 
 
+def _recipe(options: Namespace) -> Recipe:
+    """The recipe that the command line names, with its `--set`."""
+    recipe = with_overrides(find_recipe(options.recipe), options.overrides)
+    return from_dict(Recipe, to_dict(recipe))  # every value checked against its type
+
+
 def encode(options: Namespace) -> None:
     """`semvq encode`: write `OUT/train` and `OUT/val`."""
     import_code(options)
@@ -75,9 +87,21 @@ def encode(options: Namespace) -> None:
         resolution=tokenizer.config.resolution, min_crop=0.8, random_position=True, flip=True
     )
     images = open_train_val(options.data, options.val, config)
-    encode_images(tokenizer, images, options.out, config, options.views, say_progress, world)
+    lock = options.out.with_name(f".{options.out.name}-lock")  # gone before the cache is used
+    with one_job(lock, world, fabric.device):
+        encode_images(tokenizer, images, options.out, config, options.views, say_progress, world)
     if world.is_writer:
+        _say_left_out(options.out)
         print(f"token cache: {options.out} (code space {tokenizer.code_space_hash()[:16]})")
+
+
+def _say_left_out(cache: Path) -> None:
+    """Which unreadable images a token cache is without; nothing where it has them all."""
+    bad = [name for part in ("train", "val") for name in read_facts(cache / part)["bad"]]
+    if bad:
+        more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+        named = "; ".join(bad[:MAX_NAMED]) + more
+        print(f"left out {len(bad)} that cannot be read: {named}", file=sys.stderr)
 
 
 def reconstruct(options: Namespace) -> None:
@@ -86,10 +110,13 @@ def reconstruct(options: Namespace) -> None:
     device = resolve_device(options.device)
     tokenizer = open_tokenizer(options.run, device)
     config = DataConfig(resolution=tokenizer.config.resolution)
+    for path in options.images:
+        check_file(path)
     images = torch.stack([load_image(path, config) for path in options.images])
     images = to_float(images).to(device)
     with torch.no_grad():
         reconstruction = tokenizer.decode(tokenizer.encode(images))
+    make_folder(options.out.parent)
     write(image_grid(torch.cat([images, reconstruction]), columns=len(images)), options.out)
 
 
@@ -112,6 +139,7 @@ def probe(options: Namespace) -> None:
     with torch.no_grad():
         codes = tokenizer.encode(images)
         found = predict(generator, codes, classes)
+        make_folder(options.out.parent)
         write(
             panel(images, tokenizer.decode(codes), tokenizer.decode(found.codes), found),
             options.out,
@@ -125,18 +153,22 @@ def probe(options: Namespace) -> None:
 
 
 def recipes(options: Namespace) -> None:
-    """`semvq recipes`: names with one line each."""
-    table = Table("recipe", "what it trains", "starts from", box=None)
-    for make in RECIPES:
-        recipe = make()
+    """`semvq recipes`: names with one line each; where no person reads, exactly one."""
+    console, width = Console(), max(len(make.__name__) for make in RECIPES)
+    table = Table(Column("recipe", no_wrap=True), "what it trains", "starts from", box=None)
+    for recipe in (make() for make in RECIPES):
         table.add_row(recipe.name, recipe.summary, recipe.upstream or "–")
-    Console().print(table)
+        if not console.is_terminal:
+            start = f"; starts from {recipe.upstream}" if recipe.upstream else ""
+            print(f"{recipe.name:<{width}}  {recipe.summary}{start}")
+    if console.is_terminal:
+        console.print(table)
 
 
 def describe(options: Namespace) -> None:
     """`semvq describe`: counts and costs, without data or memory."""
     facts = describe_recipe(
-        find_recipe(options.recipe),
+        _recipe(options),
         options.device,
         num_devices=options.num_devices,
         epoch_size=options.epoch_size,
@@ -145,10 +177,8 @@ def describe(options: Namespace) -> None:
         print(json.dumps(facts, indent=1))
         return
     table = Table("", options.recipe, box=None)
-    for key, value in facts.items():
-        for name, entry in value.items() if isinstance(value, dict) else [("", value)]:
-            shown = f"{entry:,}" if isinstance(entry, int) else str(entry)
-            table.add_row(f"{key} {name}".strip(), shown)
+    for label, text in rows(facts):
+        table.add_row(label, text)
     Console().print(table)
 
 

@@ -12,16 +12,8 @@ from semvq.data.images import ImageSet, to_float
 from semvq.evaluate_command import versions
 from semvq.evaluation.features import load_network
 from semvq.evaluation.generation import measure
-from semvq.evaluation.side_by_side import (
-    Entrant,
-    Training,
-    between_photos,
-    figures,
-    scatters,
-)
-from semvq.evaluation.side_by_side import (
-    compare as compare_one,
-)
+from semvq.evaluation.rows import figures, scatters
+from semvq.evaluation.side_by_side import Entrant, Training, between_photos, compare_all
 from semvq.evaluation.sources import FileImages
 from semvq.evaluation.streaming import Setting
 from semvq.files import CONFIG, family_of, read_json, write_atomically
@@ -53,11 +45,9 @@ def compare(options: Namespace) -> None:
     source = FileImages(held_out, side, options.workers)
     training = _training(options, setting, side, held_out.classes)
     shown = torch.arange(min(options.photos, len(held_out))) * len(held_out) // options.photos
-    found = []
     for entrant in entrants:
         print(f"{entrant.name}: {entrant.subtitle}")
-        found.append(compare_one(entrant, source, shown, setting, training))
-    pictures, rows = zip(*found)
+    pictures, rows = compare_all(entrants, source, shown, setting, training)
     names = [entrant.name for entrant in entrants]
     facts = _facts(options, setting, source, training)
     comparison = Comparison(
@@ -128,7 +118,7 @@ def _entrant(
 
 def _short_names(runs: list[Path]) -> dict[Path, str]:
     """The fewest last parts of each path by which all of them differ."""
-    parts = [run.resolve().parts for run in runs]
+    parts = [run.absolute().parts for run in runs]
     names: list[str] = []
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
@@ -180,7 +170,8 @@ def _facts(
     if training is not None:
         facts |= {f"training images: {k}": str(v) for k, v in training.source.facts().items()}
         facts |= {"samples per transformer": str(training.num_samples), "seed": str(training.seed)}
-        facts |= {"sampling": str(dict(training.sampling["AR"]) or "defaults")}
+        chosen = ", ".join(f"{k} {v}" for k, v in training.sampling["AR"].items())
+        facts["sampling"] = chosen or "defaults"
     device = next(setting.net.module.buffers()).device
     for name, value in between_photos(source, device).items():
         facts[f"between two different photos: {name}"] = f"{value:.3f}"

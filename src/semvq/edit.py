@@ -94,7 +94,8 @@ def load_edit(path: Path, mask_path: Path, resolution: int) -> tuple[Tensor, Ten
         raise BadImageError(
             f"{mask_path}: expected a mask of the image's size {expected}, found {found}"
         )
-    return _image(pixels, resolution), torch.from_numpy(_nearest(drawn, resolution).mean(2) > 127)
+    image = to_float(to_tensor(crop_resize(pixels, resolution)))
+    return image, torch.from_numpy(_nearest(drawn, resolution).mean(2) > 127)
 
 
 def box_mask(box: str, resolution: int) -> Tensor:
@@ -135,10 +136,6 @@ def outpaint_mask(band: str, resolution: int) -> Tensor:
         "bottom": (0, 1 - share, 1, 1),
     }
     return _box(*boxes[side], resolution)
-
-
-def _image(pixels: np.ndarray, resolution: int) -> Tensor:
-    return to_float(to_tensor(crop_resize(pixels, resolution)))
 
 
 def _nearest(pixels: np.ndarray, resolution: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from semvq.backbones.mobilenet import load_mobilenet_v2
 from semvq.command_parts import at_least_one, import_code, sampling_options, write
 from semvq.data.images import DataConfig, image_grid, load_image, save_png, to_float, to_uint8
 from semvq.data.npz import save_npz
+from semvq.data.shards import is_image
 from semvq.edit import box_mask, load_edit, outpaint_mask
 from semvq.edit import edit as edit_image
 from semvq.generators.base import Generator
@@ -27,10 +28,12 @@ from semvq.generators.rejection import (
 from semvq.runs import open_generator
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.journal import say_progress
+from semvq.training.lock import make_folder
 from semvq.training.runs import resolve_device
 
 MAX_COLUMNS = 16  # of the sheet of samples
 MAX_ON_SHEET = 256
+TINT = (1.0, -1.0, 1.0)  # magenta, which hardly any photo has
 SCORER = "efficientnet-lite0"  # class agreement is judged by MobileNetV2: not the same network
 CLASSIFIERS = {SCORER: load_efficientnet_lite0, "mobilenet-v2": load_mobilenet_v2}
 
@@ -48,23 +51,26 @@ def sample(options: Namespace) -> None:
     classes = _classes(options.label, options.num, names, num_classes)
     chosen = sampling_options(options, generator.sampling_options)
     score = _scorer(options, generator, tokenizer, device)
-    images, scores = [], []
+    side, scores = tokenizer.config.resolution, []
+    images = torch.empty(options.num, 3, side, side, dtype=torch.uint8)  # held once
     for start in range(0, options.num, options.batch_size):
         num = min(options.batch_size, options.num - start)
         labels = None if classes is None else classes[start : start + num].to(device)
         kept = _draw(generator, start, num, labels, score, options, chosen)
         scores.append(kept.scores.cpu())
-        images.append(to_uint8(tokenizer.decode(kept.samples)).cpu())
+        images[start : start + num] = to_uint8(tokenizer.decode(kept.samples)).cpu()
+        if not start:  # not earlier, for a mistake leaves nothing; not later, for hours of work
+            _make_folders(options)
         say_progress("sampling", start + num, options.num)
     if options.keep_best:
         mean = float(torch.cat(scores).mean())
         words = _words(options.scorer or SCORER)
         print(f"kept the best of {options.keep_best} by {words}: mean score {mean:.3f}")
     if options.npz:
-        save_npz(torch.cat(images), classes, options.npz)
+        save_npz(images, classes, options.npz)
         print(options.npz)
     in_turn = num_classes if options.label is None else 0
-    _write_samples(torch.cat(images), options.out, _columns(options.num, in_turn))
+    _write_samples(images, options.out, _columns(options.num, in_turn))
 
 
 def edit(options: Namespace) -> None:
@@ -91,6 +97,8 @@ def edit(options: Namespace) -> None:
         )  # fmt: skip
         blended.append(to_uint8(found.blended).cpu())
         decoded.append(to_uint8(found.decoded).cpu())
+        if not start:
+            _make_folders(options)
         say_progress("editing", start + num, options.num)
     results, strip = torch.cat(blended), options.out / "strip.png"
     ours = strip.exists()
@@ -99,7 +107,7 @@ def edit(options: Namespace) -> None:
     if options.npz:
         save_npz(results, classes, options.npz)
         print(options.npz)
-    shown = torch.stack([image, mask.float().expand_as(image) * 2 - 1])
+    shown = torch.stack([image, _tinted(image, mask)])
     row = torch.cat([shown, to_float(results[:MAX_ON_SHEET])])
     write(image_grid(row, min(len(row), MAX_COLUMNS)), strip)
 
@@ -182,6 +190,8 @@ def _edit_classes(
 
 def _image_and_mask(options: Namespace, resolution: int) -> tuple[Tensor, Tensor]:
     """The image (3, R, R) in [-1, 1] and the mask (R, R), from whichever option gives one."""
+    for path in (options.image, options.mask):
+        check_file(path)
     if options.mask is not None:
         return load_edit(options.image, options.mask, resolution)
     if options.box is not None:
@@ -189,6 +199,26 @@ def _image_and_mask(options: Namespace, resolution: int) -> tuple[Tensor, Tensor
     else:
         mask = outpaint_mask(options.outpaint, resolution)
     return to_float(load_image(options.image, DataConfig(resolution))), mask
+
+
+def _tinted(image: Tensor, mask: Tensor) -> Tensor:
+    """`image` (3, H, W) in [-1, 1], half tinted where `mask` (H, W) is true: where to repaint."""
+    return torch.where(mask, (image + torch.tensor(TINT).view(3, 1, 1)) / 2, image)
+
+
+def check_file(path: Path | None) -> None:
+    """ValueError for a folder where an image file is meant."""
+    if path is not None and path.is_dir():
+        kinds = [p.suffix for p in sorted(path.iterdir()) if is_image(p.name)]
+        raise ValueError(
+            f"{path}: expected an image file, found a folder; give files, such as "
+            f"{path / '*'}{kinds[0] if kinds else '.jpg'}"
+        )
+
+
+def _make_folders(options: Namespace) -> None:
+    for folder in (options.npz.parent if options.npz else options.out, options.out):
+        make_folder(folder)
 
 
 def _columns(num: int, num_classes: int) -> int:

@@ -124,20 +124,21 @@ def _worker_errors_named(batches: Iterator[Any]) -> Iterator[Any]:
             return
         # a batch of a dead worker may be there, but no longer what it was to be fetched from
         except (RuntimeError, ConnectionError, EOFError) as error:
-            cause = str(error)
+            cause, advice = str(error), "try fewer workers"
             if cause.startswith("Caught "):
                 raise  # the dataset's own
             if "timed out" in cause:
                 if time.monotonic() - began < WORKER_TIMEOUT:
                     continue  # nobody is dead
                 cause = f"timed out after {WORKER_TIMEOUT:g} seconds"
+                advice += ", smaller photos, or --workers 0, which waits"
             elif not isinstance(error, RuntimeError):
                 cause = "it exited unexpectedly"
             elif "worker" not in cause:
                 raise
             raise OSError(
                 f"a data worker died or hung ({cause}); it may be short of memory or its disk "
-                "slow: try fewer workers"
+                f"slow: {advice}"
             ) from error
         yield batch
         began = time.monotonic()

@@ -177,6 +177,7 @@ def write_tokens(
             "num_views": num_views,
             "classes": list(image_set.classes),
             "fingerprint": image_set.fingerprint,
+            "place": str(image_set.root.absolute()),  # for messages alone
             "sizes": {name: _size(temporary / name) for name in FILES},
         }
         with writing(path):

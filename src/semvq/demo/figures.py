@@ -39,6 +39,7 @@ NUM_SHOWN = 8  # photos in the rows of the report
 SAMPLES_SHOWN = 4  # of every class
 CHUNK = 32
 BATCH = 70  # samples drawn at a time
+NO_DIFFERENCE = 0.002  # LPIPS; four times the largest gain of three seeds (EXPERIMENTS.md)
 
 Figures = dict[str, Any]
 Pictures = dict[str, Tensor]
@@ -102,12 +103,17 @@ def reconstruction(tokenizers: dict[str, Tokenizer], photos: Photos) -> tuple[Fi
             "lpips": _mean_distance(lpips, images, photos.images),
         }
         rows.append(images[shown])
-    verdict = figures["fruit_phase2_control"]["lpips"] - figures["fruit_phase2"]["lpips"]
-    figures["attention_verdict"] = (
-        f"attention decoder {'better' if verdict > 0 else 'not better'} than the equal-images "
-        f"control by {verdict:+.4f} LPIPS"
-    )
+    gain = figures["fruit_phase2_control"]["lpips"] - figures["fruit_phase2"]["lpips"]
+    figures["attention_verdict"] = attention_verdict(gain)
     return figures, {"reconstruction": image_grid(torch.cat(rows), columns=NUM_SHOWN)}
+
+
+def attention_verdict(gain: float) -> str:
+    """What `gain` in LPIPS over the equal-images control says, and that it is one seed's."""
+    if abs(gain) < NO_DIFFERENCE:
+        return f"attention decoder and equal-images control do not differ ({gain:+.4f} LPIPS)"
+    word = "ahead of" if gain > 0 else "behind"
+    return f"attention decoder {word} the equal-images control by {abs(gain):.4f} LPIPS, one seed"
 
 
 def codes_are_frozen(tokenizers: dict[str, Tokenizer], photos: Photos) -> Figures:

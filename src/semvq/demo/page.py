@@ -25,6 +25,8 @@ WORDS = {
     "changed_by_phase2": "codes changed by phase 2",
     "same_code_space_hash": "phase 2 has phase 1's code-space hash",
     "num_held_out": "held-out photos",
+    "attention_verdict": "attention",
+    "shortened": "note",
 }
 
 
@@ -41,7 +43,8 @@ def write_page(out: Path, metrics: dict[str, Any], pictures: dict[str, Tensor]) 
         _curves(out, metrics),
         _table(metrics),
     ]
-    write_report(out / "report.html", "SeQ-GAN on fruit photos", LEAD, sections)
+    lead = f"{metrics['shortened']} {LEAD}" if "shortened" in metrics else LEAD
+    write_report(out / "report.html", "SeQ-GAN on fruit photos", lead, sections)
 
 
 def _picture(image: Tensor, caption: str) -> Picture:
@@ -84,8 +87,8 @@ def _samples(classes: list[str], pictures: dict[str, Tensor]) -> Section:
     captions = {
         "ar": "AR transformer.",
         "nar": "NAR transformer (MaskGIT), 12 steps.",
-        "class_unigram": "Control: every code drawn alone from its class's codes. Right colours, "
-        "no shapes.",
+        "class_unigram": "Control: every code drawn alone from its class's codes. At best the "
+        "right colours, no shapes.",
         "unigram": "Control: every code drawn alone from all training codes.",
     }
     shown = [_picture(pictures[f"samples_{name}"], text) for name, text in captions.items()]

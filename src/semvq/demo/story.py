@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
@@ -25,6 +26,7 @@ from semvq.recipes.fruit import (
     fruit_phase2,
     fruit_phase2_control,
 )
+from semvq.training.lock import make_folder
 from semvq.training.recipe import Recipe
 from semvq.training.runs import train_recipe
 
@@ -44,6 +46,8 @@ def run_demo(out: Path, *, minutes: float, seed: int, device: str) -> int:
     """Train, sample, judge and report into `out`; returns the exit code."""
     if not 0.1 <= minutes <= 100_000:
         raise ValueError(f"--minutes: expected a number from 0.1 up, found {minutes}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: expected a folder to write to, found a file")
     _same_demo(out, minutes=minutes, seed=seed)
     fetch_assets()
     train_photos, val_photos = fruit()
@@ -67,6 +71,7 @@ def run_demo(out: Path, *, minutes: float, seed: int, device: str) -> int:
     began = time.monotonic()
     print("sampling, measuring and drawing …", file=sys.stderr)
     metrics, pictures = collect(out, val_photos, seed=seed)
+    metrics |= shortened(metrics, minutes)
     _note_time(out, FIGURES, time.monotonic() - began)
     metrics["seconds"] = _times(out)
     metrics["seed"], metrics["minutes"] = seed, minutes
@@ -86,7 +91,7 @@ def _same_demo(out: Path, **asked: float) -> None:
                 f"{out}: expected --{name} {before[name]:g} as at its start, found {value:g}; give "
                 "that one to go on, or another --out for another demo"
             )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_atomically(path, json.dumps(asked) + "\n")
 
 
@@ -97,6 +102,20 @@ def scaled(recipe: Recipe, factor: float, seed: int) -> Recipe:
     steps = max(2, round(int(number) * factor / recipe.loop.batch_size))
     duration = f"{steps * recipe.loop.batch_size} images"
     return replace(recipe, loop=replace(recipe.loop, duration=duration, seed=seed))
+
+
+def shortened(metrics: dict[str, Any], minutes: float) -> dict[str, Any]:
+    """What to say instead where a demo was too short for its figures to mean anything."""
+    if minutes >= REFERENCE_MINUTES / 2:
+        return {}
+    return {
+        "shortened": (
+            f"THIS DEMO WAS SHORTENED, to {minutes:g} of {REFERENCE_MINUTES:g} minutes: it shows "
+            "that every part runs; its figures, curves and samples show nothing about the method."
+        ),
+        "reconstruction": metrics["reconstruction"]
+        | {"attention_verdict": "this run is too short to tell"},
+    }
 
 
 def fetch_assets() -> None:
@@ -141,6 +160,10 @@ def _say_where_to_look(out: Path) -> None:
         "Next:\n"
         f"  semvq sample {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --class Granny-Smith\n"
         f"  semvq probe {out / 'fruit_ar'} --decoder {out / 'fruit_phase2'} --data {photos}\n"
-        "  semvq train fruit_autoencoder --data YOUR_PHOTOS    (then fruit_phase1 and so on; "
-        "see semvq recipes)"
+        "Your own photos, on a GPU; `semvq describe RECIPE --device rtx4090` says the cost:\n"
+        "  semvq train labelled64_autoencoder --data PHOTOS   class folders; then _phase1,\n"
+        "                                                     _phase2, _ar and _nar\n"
+        "  semvq train photos128_autoencoder --data PHOTOS    no classes; then the same\n"
+        "On a laptop, as small as this demo:\n"
+        "  semvq train fruit_autoencoder --data PHOTOS        then the same"
     )

@@ -118,24 +118,22 @@ def count_codes(tokenizer: Tokenizer, source: Source, setting: Setting) -> Tenso
 def classes_like(counts: Tensor | None, num: int, num_classes: int) -> Tensor:
     """Classes (num,) of samples: as often as in `counts`, or equally often where it is None.
 
-    After every sample each class is within one sample of its share (Tijdeman 1980, the chairman
-    assignment): of those that are behind, the one that cannot wait longest comes next. Equal shares
-    take turns in the order of the classes. Zeros where there are no classes.
+    After every sample each class is within one sample of its share (the chairman assignment,
+    Tijdeman 1980): of the classes below theirs, the one comes next that would be a whole sample
+    behind first. Equal shares take turns in the order of the classes. Zeros for no classes.
     """
     if num_classes < 2:
         return torch.zeros(num, dtype=torch.int64)
     counts = torch.ones(num_classes, dtype=torch.int64) if counts is None else counts
     weights, total = counts.numpy().astype(np.int64), int(counts.sum())
-    slack = 2 * num_classes - 2
-    behind = np.zeros_like(weights)  # share less samples so far, times `total`
-    # the number of the sample at which a class falls a whole sample behind
-    with np.errstate(divide="ignore"):
-        deadline = total * (1 - 1 / slack) / weights
+    behind = np.zeros_like(weights)  # shares less samples so far, times `total`
+    with np.errstate(divide="ignore"):  # of a class without images: never
+        deadline = total / weights
     found = np.empty(num, np.int64)
     for i in range(num):
         behind += weights
-        chosen = int(np.where(behind * slack >= total, deadline, np.inf).argmin())
-        found[i] = chosen
+        chosen = int(np.where(behind > 0, deadline, np.inf).argmin())
         behind[chosen] -= total
         deadline[chosen] += total / weights[chosen]
+        found[i] = chosen
     return torch.from_numpy(found)

@@ -25,20 +25,18 @@ from semvq.evaluation.intervals import (
 )
 from semvq.evaluation.prediction import Predicted, predict_all
 from semvq.evaluation.reconstruction import ImageDistances, Reconstructed, reconstruct_all
+from semvq.evaluation.rows import Rows
 from semvq.evaluation.sources import UNIT, SampledImages, Source
 from semvq.evaluation.streaming import Setting
 from semvq.generators.base import Generator
 from semvq.metrics import bits, bits_per_pixel, code_usage, perplexity
 from semvq.probe.calibration import expected_calibration_error
-from semvq.probe.comparison import Compared, Figure, Value
-from semvq.probe.plots import Point, Scatter
+from semvq.probe.comparison import Compared, Value
 from semvq.probe.separability import SMALL_IMAGES, position_nats, small_transformer
 from semvq.tokenizer.model import Tokenizer
 
-QUALITY = "PSNR"  # the row that stands beside every cross-entropy
 MASK_RATIO = 0.5  # of the NAR figures
 SHOWN_SAMPLES = 16
-Rows = dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -65,53 +63,30 @@ class Training:
     sampling: Mapping[str, Mapping[str, Any]]  # options by "AR" or "NAR"
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a figure is called and how it is read."""
+def compare_all(
+    entrants: Sequence[Entrant],
+    source: Source,
+    shown: Tensor,
+    setting: Setting,
+    training: Training | None,
+) -> tuple[list[Compared], list[Rows]]:
+    """Pictures of every tokenizer for the photos numbered `shown`, and its figures by row.
 
-    unit: str = ""
-    better: str | None = None
-    note: str = ""
-    beside: str | None = None
-
-
-ROWS: dict[str, Row] = {
-    "PSNR": Row("dB", "higher", "of reconstructions"),
-    "SSIM": Row("", "higher"),
-    "LPIPS": Row("", "lower", "VGG16, v0.1"),
-    "rFID": Row("", "lower", "reconstructions against the same photos"),
-    "reconstruction, low layers": Row("", "lower", "VGG16, relu1_2 to relu3_3"),
-    "reconstruction, semantic layers": Row("", "lower", "VGG16, relu4_3 and relu5_3"),
-    "codebook usage": Row("", "higher", "share of codes that occur in these photos"),
-    "perplexity": Row("codes", "higher"),
-    "unigram": Row("bits/code", None, "every code alone", QUALITY),
-    "n-gram": Row("bits/code", "lower", "from the codes to the left and above", QUALITY),
-    "n-gram gain": Row("bits/code", "higher", "over the unigram", QUALITY),
-    "small transformer": Row("bits/code", "lower", "2 layers, trained for a minute", QUALITY),
-    "AR cross-entropy": Row("bits/code", "lower", "", QUALITY),
-    "AR bits per pixel": Row("bits/pixel", "lower", "", QUALITY),
-    "AR top-1 accuracy": Row("", "higher", "", QUALITY),
-    "AR top-5 accuracy": Row("", "higher", "", QUALITY),
-    "AR calibration error": Row("", "lower"),
-    "prediction FID": Row("", "lower", "decoded AR predictions against the photos"),
-    "prediction LPIPS": Row("", "lower"),
-    "prediction, low layers": Row("", "lower", "VGG16, relu1_2 to relu3_3"),
-    "prediction, semantic layers": Row("", "lower", "VGG16, relu4_3 and relu5_3"),
-    "NAR cross-entropy": Row("bits/code", "lower", "half of the codes masked", QUALITY),
-    "NAR top-1 accuracy": Row("", "higher", "half of the codes masked", QUALITY),
-    "AR FID": Row("", "lower", "samples against the training images"),
-    "NAR FID": Row("", "lower", "samples against the training images"),
-}
-AGAINST_FID = (
-    "rFID", "n-gram", "AR cross-entropy", "AR top-1 accuracy", "prediction FID",
-    "prediction, semantic layers",
-)  # fmt: skip
+    What codes alone decide is measured once per code space.
+    """
+    by_space: dict[str, Rows] = {}
+    found = [_compare(e, source, shown, setting, training, by_space) for e in entrants]
+    return [pictures for pictures, _ in found], [rows for _, rows in found]
 
 
-def compare(
-    entrant: Entrant, source: Source, shown: Tensor, setting: Setting, training: Training | None
+def _compare(
+    entrant: Entrant,
+    source: Source,
+    shown: Tensor,
+    setting: Setting,
+    training: Training | None,
+    by_space: dict[str, Rows],
 ) -> tuple[Compared, Rows]:
-    """The pictures of one tokenizer for the photos numbered `shown`, and its figures by row."""
     whole = reconstruct_all(entrant.tokenizer, source, setting)
     assert whole is not None, "a comparison runs in one process"
     rows = reconstruction_rows(whole)
@@ -126,7 +101,10 @@ def compare(
         rows |= masked_rows(masked)
     samples = None
     if training is not None:
-        rows |= code_rows(entrant.tokenizer, whole, training)
+        space = entrant.tokenizer.code_space_hash()
+        if space not in by_space:
+            by_space[space] = code_rows(entrant.tokenizer, whole, training)
+        rows |= by_space[space]
         for kind, generator in entrant.generators.items():
             drawn = _samples(entrant.tokenizer, generator, kind, training)
             rows[f"{kind} FID"] = _generation_fid(drawn, kind, training, setting)
@@ -139,33 +117,6 @@ def between_photos(source: Source, device: torch.device) -> dict[str, float]:
     unit = next(source.units(iter([range(min(UNIT, source.num))])))
     found = ImageDistances(device)(unit.pixels.roll(1, 0), unit.pixels)
     return {name: float(found[name].mean()) for name in ("lpips", "low", "semantic")}
-
-
-def figures(rows: Sequence[Rows]) -> list[Figure]:
-    """The table, from the rows of every tokenizer; rows that nobody has are left out."""
-    table = []
-    for name, row in ROWS.items():
-        values = [found.get(name) for found in rows]
-        if any(values):
-            table.append(Figure(name, values, row.unit, row.better, row.note, row.beside))
-    return table
-
-
-def scatters(names: Sequence[str], rows: Sequence[Rows]) -> list[Scatter]:
-    """Figures that need no samples, against the FID of samples, where at least two have both."""
-    plots = []
-    for kind in ("AR FID", "NAR FID"):
-        for figure in AGAINST_FID:
-            both = [
-                (n, r[figure], r[kind]) for n, r in zip(names, rows) if {figure, kind} <= set(r)
-            ]
-            if len(both) > 1:
-                points = [
-                    Point(n, x.value, y.value, x.plus_minus, y.plus_minus) for n, x, y in both
-                ]
-                unit = f" ({ROWS[figure].unit})" if ROWS[figure].unit else ""
-                plots.append(Scatter(f"{figure} and {kind}", figure + unit, kind, points))
-    return plots
 
 
 def reconstruction_rows(whole: Reconstructed) -> Rows:

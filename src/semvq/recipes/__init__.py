@@ -1,12 +1,15 @@
 """All recipes by name: functions without arguments that return a frozen `Recipe`."""
 
 import importlib.util
+import re
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
-from semvq.config import did_you_mean
+from semvq.config import Config, did_you_mean, unknown
 from semvq.recipes import ffhq256, fruit, imagenet256, lsun256, own_photos
 from semvq.training.recipe import Recipe
 
@@ -54,7 +57,7 @@ RECIPES: tuple[Callable[[], Recipe], ...] = (
 def find_recipe(name: str) -> Recipe:
     """The recipe called `name`, or `FILE.py:FUNCTION` for one of your own.
 
-    Raises ValueError naming the known recipes.
+    Raises ValueError naming the known recipes, or what your function raised and in which line.
     """
     file, colon, function = name.rpartition(":")
     if colon and file.endswith(".py"):
@@ -62,17 +65,43 @@ def find_recipe(name: str) -> Recipe:
         make = getattr(module, function, None)
         if not callable(make):
             raise ValueError(f"{file}: expected a function '{function}', found none")
-        recipe = make()
+        try:
+            recipe = make()
+        except Exception as error:  # whatever a stranger's function may raise
+            raise ValueError(_failed(file, function, error)) from error
         if not isinstance(recipe, Recipe):
             raise ValueError(f"{name}: expected a Recipe, found {type(recipe).__name__}")
         return recipe
     known = {make.__name__: make for make in RECIPES}
     if name not in known:
         raise ValueError(
-            f"expected a recipe among {', '.join(known)}, or FILE.py:FUNCTION; "
-            f"found '{name}'{did_you_mean(name, known)}"
+            f"expected a recipe, found '{name}'{did_you_mean(name, known)}; "
+            f"there are {', '.join(known)}, and your own as FILE.py:FUNCTION"
         )
     return known[name]()
+
+
+def _failed(file: str, function: str, error: Exception) -> str:
+    """What a user's recipe function raised and where; for an unknown field, which ones there are.
+
+    The line is the last one in that file, not the library's below it.
+    """
+    path = str(Path(file).resolve())
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    where = f" in line {lines[-1]}" if lines else ""
+    field = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    known = ""
+    if field and (config := _config_classes().get(field[1])):
+        known = "; " + unknown("field", field[2], [f.name for f in fields(config)])
+    kind = type(error).__name__
+    return f"{file}: expected a recipe from {function}(), found {kind}{where}: {error}{known}"
+
+
+def _config_classes(base: type[Config] = Config) -> dict[str, type[Config]]:
+    found = {base.__name__: base}
+    for child in base.__subclasses__():
+        found |= _config_classes(child)
+    return found
 
 
 def import_file(path: Path) -> ModuleType:

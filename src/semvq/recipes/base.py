@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 from semvq.data.images import DataConfig
-from semvq.losses.perceptual import NO_PERCEPTUAL
-from semvq.tokenizer.quantize import UnquantizedConfig
+from semvq.losses.discriminators import PatchGANConfig
+from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
+from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.quantize import UnquantizedConfig, VectorQuantizerConfig
 from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
+from semvq.training.loop import LoopConfig
+from semvq.training.optim import OptimConfig
 from semvq.training.recipe import Published, Recipe
 from semvq.training.tokenizer_task import TokenizerTaskConfig
 
@@ -20,6 +24,76 @@ TRANSFORMER_IMAGENET = "300 epochs"
 ABLATION_TOKENIZER = "100k steps"
 ABLATION_TRANSFORMER = "60 epochs"
 ABLATION_TRANSFORMER_2X = "120 epochs"  # "AR-L-2x" of Table 1
+
+# What the small recipes that are ours share, fruit's and own_photos'; EXPERIMENTS.md says why.
+SMALL_PERCEPTUAL = PerceptualConfig(
+    alpha=1.0, form="balanced", weight=0.4, logits_from="efficientnet-lite0"
+)
+
+
+def small_phase1(
+    family: str,
+    summary: str,
+    *,
+    tokenizer: TokenizerConfig,
+    discriminator: PatchGANConfig,
+    discriminator_optim: OptimConfig,
+    optim: OptimConfig,
+    perceptual: PerceptualConfig,
+    loop: LoopConfig,
+) -> Recipe:
+    """Phase 1 of a small recipe of ours: balanced perceptual layers, a late and light GAN."""
+    return Recipe(
+        name=f"{family}_phase1",
+        summary=summary,
+        task=TokenizerTaskConfig(
+            tokenizer=tokenizer,
+            data=DataConfig(tokenizer.resolution, min_crop=0.8, random_position=True, flip=True),
+            l1_weight=3.0,
+            optim=optim,
+            perceptual=perceptual,
+            adversarial=AdversarialConfig(
+                discriminator=discriminator,
+                optim=discriminator_optim,
+                objective="hinge",
+                weight=0.05,
+                adaptive=True,
+                start="60% of the run",
+                warmup="10% of the run",
+                ramp="10% of the run",
+            ),
+        ),
+        loop=loop,
+        upstream=f"{family}_autoencoder",
+    )
+
+
+def small_codes(num_codes: int) -> VectorQuantizerConfig:
+    """The quantizer of a small recipe of ours; its temperature is D2's."""
+    return VectorQuantizerConfig(
+        num_codes=num_codes, code_dim=8, entropy_weight=0.2, entropy_temperature=0.1
+    )
+
+
+def small_tokenizer_optim(learning_rate: float) -> OptimConfig:
+    """The autoencoder's optimiser in a small recipe of ours."""
+    return OptimConfig(learning_rate, warmup="2% of the run", schedule="cosine", clip_norm=1.0)
+
+
+def small_transformer_optim(learning_rate: float) -> OptimConfig:
+    """A transformer's optimiser in a small recipe of ours.
+
+    NAR takes half of AR's rate: layer norm after the residual sum bears half of what it bears
+    before.
+    """
+    return OptimConfig(
+        learning_rate,
+        beta2=0.95,
+        weight_decay=0.05,
+        warmup="10% of the run",
+        schedule="cosine",
+        clip_norm=1.0,
+    )
 
 
 def autoencoder_phase(first: Recipe, *, name: str, summary: str, duration: str) -> Recipe:

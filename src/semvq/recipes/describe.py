@@ -7,6 +7,7 @@ from torch import nn
 
 from semvq.config import duration_in_images
 from semvq.recipes.cost import (
+    DEVICES,
     SHARE_TOKENIZER,
     SHARE_TRANSFORMER,
     count_flop,
@@ -16,6 +17,7 @@ from semvq.recipes.cost import (
     training_images,
 )
 from semvq.training.generator_task import GeneratorTaskConfig
+from semvq.training.journal import in_words
 from semvq.training.recipe import Recipe
 from semvq.training.tokenizer_task import TokenizerTaskConfig
 
@@ -57,6 +59,46 @@ def describe(
         facts |= _time(facts, device, share, num_devices)
     facts["published"] = {f"{p.metric} ({p.where})": p.value for p in recipe.published}
     return facts
+
+
+# what a person reads for each fact, in this order; parameters and published figures have rows each
+LABELS = {
+    "summary": "trains",
+    "resolution": "resolution, px",
+    "grid": "codes",
+    "classes": "classes",
+    "upstream": "starts from",
+    "duration": "length",
+    "batch_size": "batch size",
+    "images_seen": "images seen",
+    "encode_gflop_per_image": "encoding, GFLOP an image",
+    "decode_gflop_per_image": "decoding, GFLOP an image",
+    "training_gflop_per_image": "training, GFLOP an image",
+    "perceptual_gflop_per_image": "perceptual loss, GFLOP an image",
+    "training_pflop": "whole training, PFLOP",
+    "training_note": "",
+}
+
+
+def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `describe` found, as (label, text) for people."""
+    found = [(label, _text(facts[key])) for key, label in LABELS.items() if key in facts]
+    parts = [(f"parameters, {k}", _text(v)) for k, v in facts["parameters"].items()]
+    published = [(f"published {k}", _text(v)) for k, v in facts["published"].items()]
+    return found[:1] + parts + found[1:] + _time_rows(facts) + published
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _time_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    if "hours" not in facts:
+        return [("time", f"for an estimate, give --device {', '.join(DEVICES)}")]
+    if isinstance(facts["hours"], str):
+        return [("time", "for an estimate, give --epoch-size, your number of training images")]
+    words = f"{in_words(facts['hours'] * 3600)} on {facts['device']}"
+    return [("time", words), ("", facts["hours_note"])]
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -139,12 +181,13 @@ def _time(facts: dict[str, Any], device: str, share: float, num_devices: int) ->
         return {"hours": "needs the number of training images (epoch_size)"}
     trained = facts["training_gflop_per_image"] * 1e9 * seen
     looked = facts.get("perceptual_gflop_per_image", 0) * 1e9 * seen
+    fp32 = f" ({found.peak_fp32:g} for the perceptual loss)" if looked else ""
     return {
         "device": f"{num_devices} x {found.name}",
         "hours": hours(trained, looked, found, share, num_devices),
         "hours_note": (
-            f"assumes {share:.0%} of the data sheet's {found.peak:g} TFLOP/s "
-            f"({found.peak_fp32:g} for the perceptual loss); an estimate, not a measurement"
+            f"assumes {share:.0%} of the data sheet's {found.peak:g} TFLOP/s{fp32}; "
+            "an estimate, not a measurement"
         ),
     }
 

@@ -10,16 +10,20 @@ from semvq.data.images import DataConfig
 from semvq.generators.ar import ARConfig
 from semvq.generators.nar import NARConfig
 from semvq.losses.discriminators import PatchGANConfig
-from semvq.losses.perceptual import PerceptualConfig
-from semvq.recipes.base import autoencoder_phase, decoder_phase
+from semvq.recipes.base import (
+    SMALL_PERCEPTUAL,
+    autoencoder_phase,
+    decoder_phase,
+    small_codes,
+    small_phase1,
+    small_tokenizer_optim,
+    small_transformer_optim,
+)
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.quantize import VectorQuantizerConfig
-from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
 from semvq.training.recipe import Recipe
-from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 REFERENCE_MINUTES = 9.0  # what the durations below and the sampling take on two cores
 SAMPLING = {"guidance": 3.0, "top_k": 100}  # of the demo's samples, AR and NAR
@@ -27,7 +31,6 @@ SAMPLING = {"guidance": 3.0, "top_k": 100}  # of the demo's samples, AR and NAR
 RESOLUTION = 48
 GRID = 12
 NUM_CODES = 512
-CODE_DIM = 8
 NUM_CLASSES = 14
 DECODER_IMAGES = "1600 images"  # phase 2 and its control see equally many
 DATA = DataConfig(resolution=RESOLUTION, min_crop=0.8, random_position=True, flip=True)
@@ -57,48 +60,22 @@ def fruit_autoencoder() -> Recipe:
 
 def fruit_phase1() -> Recipe:
     """Phase 1 (Sec. 3.4): the whole tokenizer, alpha = 1, perceptual layers balanced (D5)."""
-    return Recipe(
-        name="fruit_phase1",
-        summary="demo tokenizer, phase 1: semantic compression (alpha 1)",
-        task=TokenizerTaskConfig(
-            tokenizer=TokenizerConfig(
-                resolution=RESOLUTION,
-                channels=32,
-                multipliers=(1, 2, 2),
-                blocks_per_level=1,
-                middle_blocks=1,
-                quantizer=VectorQuantizerConfig(
-                    num_codes=NUM_CODES,
-                    code_dim=CODE_DIM,
-                    entropy_weight=0.2,
-                    entropy_temperature=0.1,
-                ),
-            ),
-            data=DATA,
-            l1_weight=3.0,
-            optim=OptimConfig(
-                learning_rate=1e-3, warmup="2% of the run", schedule="cosine", clip_norm=1.0
-            ),
-            perceptual=PerceptualConfig(
-                alpha=1.0,
-                form="balanced",
-                weight=0.4,
-                logits_from="efficientnet-lite0",
-                logits_size=128,
-            ),
-            adversarial=AdversarialConfig(
-                discriminator=PatchGANConfig(channels=32, num_layers=2),
-                optim=OptimConfig(learning_rate=1e-3, beta1=0.5, beta2=0.99),
-                objective="hinge",
-                weight=0.05,
-                adaptive=True,
-                start="60% of the run",
-                warmup="10% of the run",
-                ramp="10% of the run",
-            ),
+    return small_phase1(
+        "fruit",
+        "demo tokenizer, phase 1: semantic compression (alpha 1)",
+        tokenizer=TokenizerConfig(
+            resolution=RESOLUTION,
+            channels=32,
+            multipliers=(1, 2, 2),
+            blocks_per_level=1,
+            middle_blocks=1,
+            quantizer=small_codes(NUM_CODES),
         ),
+        discriminator=PatchGANConfig(channels=32, num_layers=2),
+        discriminator_optim=OptimConfig(learning_rate=1e-3, beta1=0.5, beta2=0.99),
+        optim=small_tokenizer_optim(1e-3),
+        perceptual=replace(SMALL_PERCEPTUAL, logits_size=128),
         loop=replace(LOOP, duration="2400 images", batch_size=8),
-        upstream="fruit_autoencoder",
     )
 
 
@@ -126,16 +103,6 @@ def fruit_phase2_control() -> Recipe:
     )
 
 
-TRANSFORMER_OPTIM = OptimConfig(
-    learning_rate=2e-3,
-    beta2=0.95,
-    weight_decay=0.05,
-    warmup="10% of the run",
-    schedule="cosine",
-    clip_norm=1.0,
-)
-
-
 def fruit_ar() -> Recipe:
     """AR transformer on the phase-1 codes, class-conditional."""
     model = ARConfig(
@@ -145,7 +112,7 @@ def fruit_ar() -> Recipe:
     return Recipe(
         name="fruit_ar",
         summary="demo AR transformer, class-conditional",
-        task=GeneratorTaskConfig(model, TRANSFORMER_OPTIM, DATA, num_views=6),
+        task=GeneratorTaskConfig(model, small_transformer_optim(2e-3), DATA, num_views=6),
         loop=LOOP,
         upstream="fruit_phase1",
     )
@@ -153,8 +120,6 @@ def fruit_ar() -> Recipe:
 
 def fruit_nar() -> Recipe:
     """NAR transformer on the phase-1 codes, class-conditional."""
-    # layer norm after the residual sum bears half the rate that it bears before
-    optim = replace(TRANSFORMER_OPTIM, learning_rate=1e-3)
     model = NARConfig(
         num_layers=2, width=256, num_heads=8, dropout=0.0, num_codes=NUM_CODES,
         grid_height=GRID, grid_width=GRID, num_classes=NUM_CLASSES, conditioning_dropout=0.1,
@@ -162,7 +127,7 @@ def fruit_nar() -> Recipe:
     return Recipe(
         name="fruit_nar",
         summary="demo NAR transformer (MaskGIT), class-conditional",
-        task=GeneratorTaskConfig(model, optim, DATA, num_views=6),
+        task=GeneratorTaskConfig(model, small_transformer_optim(1e-3), DATA, num_views=6),
         loop=LOOP,
         upstream="fruit_phase1",
     )

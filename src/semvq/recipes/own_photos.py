@@ -1,9 +1,9 @@
 """For photos of your own: labelled ones at 64 px, unlabelled ones at 128 px, 16 x 16 codes each.
 
-The paper's method at a size for one GPU. **These recipes are ours, not the paper's, and not yet
-measured at length** (labelled64 once, for minutes: EXPERIMENTS.md). Where no scale is involved,
-settings are the demo's; lengths count images, so that the cost does not depend on how many photos
-there are (`semvq describe`).
+The paper's method at a size for one GPU. **These recipes are ours, not the paper's.** labelled64
+was trained once, nine minutes for all five, NAR cut short (EXPERIMENTS.md, 2026-11-25); photos128
+and the full lengths have not been measured. Where no scale is involved, settings are the demo's;
+lengths count images, so that the cost does not depend on how many photos there are.
 
     semvq train labelled64_autoencoder --data PHOTOS        # then _phase1, _phase2
     semvq train labelled64_ar --data PHOTOS --set task.generator.num_classes=37
@@ -12,41 +12,32 @@ there are (`semvq describe`).
 
 from dataclasses import replace
 
-from semvq.data.images import DataConfig
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import GeneratorConfig
 from semvq.generators.nar import NARConfig
 from semvq.losses.discriminators import PatchGANConfig
 from semvq.losses.perceptual import PerceptualConfig
-from semvq.recipes.base import autoencoder_phase, decoder_phase, tokenizer_task
+from semvq.recipes.base import (
+    SMALL_PERCEPTUAL,
+    autoencoder_phase,
+    decoder_phase,
+    small_codes,
+    small_phase1,
+    small_tokenizer_optim,
+    small_transformer_optim,
+    tokenizer_task,
+)
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.quantize import VectorQuantizerConfig
-from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
 from semvq.training.recipe import Recipe
-from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 AUTOENCODER, PHASE1, PHASE2, TRANSFORMER = "1M images", "2M images", "1M images", "4M images"
 NUM_CLASSES = 100  # of labelled64; yours by --set task.generator.num_classes=N
-CODES = VectorQuantizerConfig(
-    num_codes=1024, code_dim=8, entropy_weight=0.2, entropy_temperature=0.1
-)
-PERCEPTUAL = PerceptualConfig(form="balanced", weight=0.4, logits_from="efficientnet-lite0")
-TOKENIZER_OPTIM = OptimConfig(
-    learning_rate=3e-4, warmup="2% of the run", schedule="cosine", clip_norm=1.0
-)
-AR_OPTIM = OptimConfig(
-    learning_rate=6e-4,
-    beta2=0.95,
-    weight_decay=0.05,
-    warmup="10% of the run",
-    schedule="cosine",
-    clip_norm=1.0,
-)
-# layer norm after the residual sum bears half the rate that it bears before
-NAR_OPTIM = replace(AR_OPTIM, learning_rate=3e-4)
+CODES = small_codes(1024)
+TOKENIZER_OPTIM = small_tokenizer_optim(3e-4)
+AR_OPTIM, NAR_OPTIM = small_transformer_optim(6e-4), small_transformer_optim(3e-4)
 LOOP = LoopConfig(
     duration=PHASE1,
     batch_size=64,
@@ -57,7 +48,7 @@ LOOP = LoopConfig(
 
 
 def labelled64_autoencoder() -> Recipe:
-    """What labelled64_phase1 starts from: no codes, L1 alone. Ours, not yet measured."""
+    """What labelled64_phase1 starts from: no codes, L1 alone. Ours."""
     return autoencoder_phase(
         labelled64_phase1(),
         name="labelled64_autoencoder",
@@ -67,19 +58,19 @@ def labelled64_autoencoder() -> Recipe:
 
 
 def labelled64_phase1() -> Recipe:
-    """Phase 1 at 64 px, f = 4: 16.4M parameters, alpha = 1. Ours, not yet measured."""
+    """Phase 1 at 64 px, f = 4: 16.4M parameters, alpha = 1. Ours."""
     return _phase1(
         "labelled64",
         "labelled photos, 64 px: tokenizer, phase 1 (alpha 1)",
         TokenizerConfig(resolution=64, channels=96, multipliers=(1, 2, 3), quantizer=CODES),
         PatchGANConfig(num_layers=2),
         # EfficientNet-Lite0 is nearly blind at 64 px, and VGG's last map would be 4 x 4 (D12)
-        replace(PERCEPTUAL, vgg_size=128, logits_size=128),
+        replace(SMALL_PERCEPTUAL, vgg_size=128, logits_size=128),
     )
 
 
 def labelled64_phase2() -> Recipe:
-    """Phase 2 of labelled64: codes frozen, attention decoder, alpha = 0. Ours, not yet measured."""
+    """Phase 2 of labelled64: codes frozen, attention decoder, alpha = 0. Ours."""
     return _phase2(
         labelled64_phase1(),
         "labelled64_phase2",
@@ -88,7 +79,7 @@ def labelled64_phase2() -> Recipe:
 
 
 def labelled64_ar() -> Recipe:
-    """AR transformer on labelled64's codes, class-conditional. Ours, not yet measured."""
+    """AR transformer on labelled64's codes, class-conditional. Ours."""
     return _transformer(
         labelled64_phase1(),
         "labelled64_ar",
@@ -99,7 +90,7 @@ def labelled64_ar() -> Recipe:
 
 
 def labelled64_nar() -> Recipe:
-    """NAR transformer on labelled64's codes, class-conditional. Ours, not yet measured."""
+    """NAR transformer on labelled64's codes, class-conditional. Ours."""
     return _transformer(
         labelled64_phase1(),
         "labelled64_nar",
@@ -110,7 +101,7 @@ def labelled64_nar() -> Recipe:
 
 
 def photos128_autoencoder() -> Recipe:
-    """What photos128_phase1 starts from: no codes, L1 alone. Ours, not yet measured."""
+    """What photos128_phase1 starts from: no codes, L1 alone. Ours, not measured."""
     return autoencoder_phase(
         photos128_phase1(),
         name="photos128_autoencoder",
@@ -120,18 +111,19 @@ def photos128_autoencoder() -> Recipe:
 
 
 def photos128_phase1() -> Recipe:
-    """Phase 1 at 128 px, f = 8: 17.1M parameters, alpha = 1. Ours, not yet measured."""
+    """Phase 1 at 128 px, f = 8: 17.1M parameters, alpha = 1. Ours, not measured."""
     return _phase1(
         "photos128",
         "any photos, 128 px: tokenizer, phase 1 (alpha 1)",
         TokenizerConfig(resolution=128, channels=96, multipliers=(1, 1, 2, 3), quantizer=CODES),
         PatchGANConfig(num_layers=3),
-        replace(PERCEPTUAL, vgg_size=None, logits_size=224),  # the classifier's own size (D12)
+        # the classifier's own size (D12)
+        replace(SMALL_PERCEPTUAL, vgg_size=None, logits_size=224),
     )
 
 
 def photos128_phase2() -> Recipe:
-    """Phase 2 of photos128: codes frozen, attention decoder, alpha = 0. Ours, not yet measured."""
+    """Phase 2 of photos128: codes frozen, attention decoder, alpha = 0. Ours, not measured."""
     return _phase2(
         photos128_phase1(),
         "photos128_phase2",
@@ -140,7 +132,7 @@ def photos128_phase2() -> Recipe:
 
 
 def photos128_ar() -> Recipe:
-    """AR transformer on photos128's codes, unconditional. Ours, not yet measured."""
+    """AR transformer on photos128's codes, unconditional. Ours, not measured."""
     return _transformer(
         photos128_phase1(),
         "photos128_ar",
@@ -151,7 +143,7 @@ def photos128_ar() -> Recipe:
 
 
 def photos128_nar() -> Recipe:
-    """NAR transformer on photos128's codes, unconditional. Ours, not yet measured."""
+    """NAR transformer on photos128's codes, unconditional. Ours, not measured."""
     return _transformer(
         photos128_phase1(),
         "photos128_nar",
@@ -168,30 +160,16 @@ def _phase1(
     discriminator: PatchGANConfig,
     perceptual: PerceptualConfig,
 ) -> Recipe:
-    """The demo's losses (balanced perceptual layers, a late and light GAN) on other networks."""
-    gan = AdversarialConfig(
+    """The demo's losses on other networks."""
+    return small_phase1(
+        family,
+        summary,
+        tokenizer=tokenizer,
         discriminator=discriminator,
-        optim=replace(TOKENIZER_OPTIM, beta1=0.5, clip_norm=None),
-        objective="hinge",
-        weight=0.05,
-        adaptive=True,
-        start="60% of the run",
-        warmup="10% of the run",
-        ramp="10% of the run",
-    )
-    return Recipe(
-        name=f"{family}_phase1",
-        summary=summary,
-        task=TokenizerTaskConfig(
-            tokenizer=tokenizer,
-            data=DataConfig(tokenizer.resolution, min_crop=0.8, random_position=True, flip=True),
-            l1_weight=3.0,
-            optim=TOKENIZER_OPTIM,
-            perceptual=perceptual,
-            adversarial=gan,
-        ),
+        discriminator_optim=replace(TOKENIZER_OPTIM, beta1=0.5, clip_norm=None),
+        optim=TOKENIZER_OPTIM,
+        perceptual=perceptual,
         loop=LOOP,
-        upstream=f"{family}_autoencoder",
     )
 
 

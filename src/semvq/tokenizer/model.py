@@ -200,7 +200,7 @@ def with_quantizer(tokenizer: Tokenizer, config: QuantizerConfig) -> Tokenizer:
 
 
 def upgrade_decoder(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
-    """A tokenizer with the same code space and a larger decoder, for phase 2 (Sec. 3.4).
+    """A tokenizer with the same code space and the same or a larger decoder (phase 2, Sec. 3.4).
 
     The new decoder takes over every parameter of the old one, and what it has beyond starts as
     the identity: its first reconstruction is the old one's. Raises ValueError where `config`
@@ -225,9 +225,9 @@ def _check_upgrade(old: TokenizerConfig, new: TokenizerConfig) -> None:
                 f"expected {name} of at least {getattr(old, name)}, found {getattr(new, name)}"
             )
     allowed = (*grows, "attention_heads") if not old.decoder_attention_pairs else grows
-    changed = [d for d in differences(old, new) if _key(d) not in allowed and not _is_loss(d)]
+    changed = [d for d in differences(new, old) if _key(d) not in allowed and not _is_loss(d)]
     if changed:
-        raise ValueError("phase 2 keeps encoder, codebook and widths; " + "; ".join(changed))
+        raise ValueError("the upstream tokenizer is of another shape: " + "; ".join(changed))
 
 
 def _key(difference: str) -> str:

@@ -5,13 +5,13 @@ depends on the whole batch (gradients, usage entropy, figures) goes through here
 the case of count 1, where everything is the identity.
 """
 
+import logging
 import os
 from collections.abc import Iterable
 from signal import SIGTERM
 from typing import Any
 
 import torch
-import torch.distributed.nn.functional as collectives
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class World:
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over processes, the same on each; gradients flow back to every one of them."""
-        return x if self.count == 1 else collectives.all_reduce(x) / self.count
+        return x if self.count == 1 else _Sum.apply(x) / self.count
 
     def total(self, x: Tensor) -> Tensor:
         """Sum over processes, without gradient; `x` is left as it is."""
@@ -109,8 +109,25 @@ class World:
             grad.copy_(part.view_as(grad))
 
 
+class _Sum(torch.autograd.Function):
+    """Sum over processes; its gradient is the sum of theirs, for each has a part in all results."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """`x` is left as it is."""
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """By the same sum, so that it can be differentiated again."""
+        return _Sum.apply(gradients[0])
+
+
 def start_engine(device: torch.device, precision: str = "fp32") -> tuple[Fabric, World]:
     """Join the processes that torchrun started (or be the only one); once per program."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no banner
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
     fabric = Fabric(

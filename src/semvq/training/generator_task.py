@@ -19,6 +19,7 @@ from semvq.generators.files import save_generator
 from semvq.tokenizer.files import load_tokenizer
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.distributed import World
+from semvq.training.identity import SPACE, Fact, cache_facts, check_facts, image_facts
 from semvq.training.journal import say_progress
 from semvq.training.optim import OptimConfig
 from semvq.training.task import Player, Setting, Task, TaskConfig, Turn
@@ -54,6 +55,7 @@ class GeneratorTask(Task):
         self.tokenizer = load_tokenizer(setting.upstream).to(self.device).eval()
         self.tokenizer.requires_grad_(False)
         self.space = self.tokenizer.code_space_hash()
+        self.facts = {SPACE: Fact(self.space, f"of {setting.upstream.absolute()}")}
         num_codes, grid = self.tokenizer.num_codes, self.tokenizer.grid
         if config.data.resolution != self.tokenizer.config.resolution:
             raise ValueError(
@@ -65,9 +67,8 @@ class GeneratorTask(Task):
         cache, self.val = self._caches(setting)
         self._check(str(cache.path), num_codes=cache.num_codes, grid=cache.grid)
         self._check(str(cache.path), num_classes=len(cache.classes))
-        self.classes = cache.classes
+        self.classes, self.unreadable = cache.classes, cache.bad + self.val.bad
         self.dataset = TrainTokens(cache, setting.seed)
-        self.fingerprint = cache.fingerprint
         self.epoch_size, self.num_val = len(cache), len(self.val)
         # here, because encoding draws random numbers and may have been done by an earlier start
         torch.manual_seed(setting.seed)
@@ -86,27 +87,19 @@ class GeneratorTask(Task):
         if setting.tokens is None and not self.world.total(here):
             if images is None:
                 raise ValueError("expected --tokens CACHE or --data PATH, found neither")
-            encode_images(
-                self.tokenizer,
-                images,
-                folder,
-                self.config.data,
-                self.config.num_views,
-                say_progress,
-                self.world,
-            )
+            how = self.config.data, self.config.num_views, say_progress, self.world
+            encode_images(self.tokenizer, images, folder, *how)
         if not (folder / "train").is_dir() or not (folder / "val").is_dir():
             raise ValueError(
                 f"{folder}: expected a token cache with 'train' and 'val', found none; "
                 "make one with: semvq encode RUN --data PATH --out CACHE"
             )
-        train = TokenCache.open(folder / "train", self.space)
-        if images is not None and images[0].fingerprint != train.fingerprint:
-            raise ValueError(
-                f"{folder}: expected codes of the images {images[0].fingerprint[:16]} of "
-                f"{setting.data}, found codes of {train.fingerprint[:16]}"
-            )
-        return train, TokenCache.open(folder / "val", self.space)
+        found = cache_facts(folder)
+        self.facts = found | (image_facts(*images) if images else {}) | self.facts
+        lead = f"{folder}: expected codes of this run's images and code space, found those of"
+        check_facts(found, self.facts.items(), lead, "give the original one, or encode anew")
+        train, val = (TokenCache.open(folder / part, self.space) for part in ("train", "val"))
+        return train, val
 
     def _check(self, source: str, **found: Any) -> None:
         """ValueError, with the option that mends it, where the model does not fit the codes."""
@@ -126,9 +119,9 @@ class GeneratorTask(Task):
                     f"give {option}"
                 )
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Fact]:
         """The images that were encoded, and the code space they were encoded in."""
-        return {"data": self.fingerprint, "code space": self.space}
+        return self.facts
 
     def turns(self, batch: dict[str, Any], images_seen: int) -> Iterator[Turn]:
         """The transformer's only turn: cross-entropy in nats per code."""
@@ -149,19 +142,14 @@ class GeneratorTask(Task):
 
     def pictures(self) -> Tensor:
         """Samples, decoded by the upstream tokenizer; classes in turn."""
-        num_classes = self.config.generator.num_classes
-        classes = (
-            torch.arange(NUM_PICTURES, device=self.device) % num_classes if num_classes else None
-        )
+        count = self.config.generator.num_classes
+        classes = torch.arange(NUM_PICTURES, device=self.device) % count if count else None
         codes = self.generator.sample(NUM_PICTURES, classes, seed=0)
         return image_grid(self.tokenizer.decode(codes).float(), columns=8)
 
     def export(self, folder: Path) -> None:
         """The transformer, with the code space it speaks and the names of its classes."""
-        extra = {
-            "code_space_hash": self.space,
-            "classes": list(self.classes),
-        }
+        extra = {"code_space_hash": self.space, "classes": list(self.classes)}
         save_generator(self.generator, folder, extra)
 
 

@@ -29,9 +29,17 @@ def only_job(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it. ValueError where none can be, as in /proc."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a place to write, found: {error.strerror}") from error
+
+
 def _acquire(folder: Path) -> TextIO:
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         file = (folder / NAME).open("a+")
         try:
             # lockf, not flock: a forked data loader would hold the latter after its parent's death

@@ -90,11 +90,9 @@ def train(
     warmups = {p.name: images(p.optim.warmup) for p in task.players}
     state = TrainingState(task, config.ema_decay, world)
     _check_parts(config, world)
-    diary = (
-        Journal(folder, title, total, headline, tensorboard)
-        if world.is_writer
-        else SilentJournal(world.rank)
-    )
+    diary: Journal = SilentJournal(world.rank)
+    if world.is_writer:
+        diary = Journal(folder, title, total, headline, tensorboard)
 
     with diary as journal, _signals() as signals:
         # resume, or initialise from data
@@ -112,8 +110,12 @@ def train(
             world.copy_from_writer(state.tensors().values())
         journal.resume(state.images_seen)
 
+        if total % config.batch_size:
+            whole = -(-total // config.batch_size) * config.batch_size
+            journal.say(f"{title}: {total} images, rounded up to {whole} by batches of "
+                        f"{config.batch_size}")  # fmt: skip
+
         batches = _batches(task, state.images_seen, config, fabric, world, num_workers)
-        named: set[str] = set()
 
         while state.images_seen < total:
             # accumulate gradients of every player; nothing moves yet
@@ -125,7 +127,7 @@ def train(
                 # after the batch was fetched: starting a loader draws random numbers too
                 seed_step(config.seed, state.step * config.accumulate + part, world.rank)
                 ids += batch["ids"]
-                _name_bad_images(batch, named, journal)
+                journal.name_bad(batch.get("bad", ()), "skipped an unreadable image")
                 with fabric.autocast():
                     for turn in task.turns(batch, state.images_seen):
                         fabric.backward(turn.loss / config.accumulate)
@@ -191,12 +193,9 @@ def train(
                 if world.is_writer:
                     with _averaged(state):
                         task.export(folder)
+                    scalars, keep = state.scalars(), config.keep_checkpoints
                     save_checkpoint(
-                        folder / "checkpoints",
-                        state.images_seen,
-                        tensors,
-                        state.scalars(),
-                        config.keep_checkpoints,
+                        folder / "checkpoints", state.images_seen, tensors, scalars, keep
                     )
                 world.wait()
             if asked:
@@ -227,17 +226,13 @@ def _batches(
 
 
 def _report(
-    task: Task,
-    state: TrainingState,
-    journal: Journal | SilentJournal,
-    folder: Path,
-    fabric: Fabric,
-    world: World,
+    task: Task, state: TrainingState, journal: Journal, folder: Path, fabric: Fabric, world: World
 ) -> None:
     """Held-out figures and a picture, with the averaged weights."""
     with _averaged(state), torch.no_grad(), fabric.autocast():
         values = {f"val/{k}": v for k, v in task.evaluate()}
         grid = task.pictures() if world.is_writer else None
+    journal.name_bad(task.unreadable, "left out an unreadable image")
     journal.log(state.images_seen, values)
     if grid is not None:
         (folder / "samples").mkdir(exist_ok=True)
@@ -270,15 +265,6 @@ def _due(before: int, now: int, every: int) -> bool:
 
 def _some(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:8])) + (" …" if len(ids) > 8 else "")
-
-
-def _name_bad_images(
-    batch: dict[str, Any], named: set[str], journal: Journal | SilentJournal
-) -> None:
-    for path in batch.get("bad", ()):
-        if path not in named:
-            named.add(path)
-            journal.warn(f"skipped an unreadable image: {path} ({len(named)} so far)")
 
 
 @contextmanager

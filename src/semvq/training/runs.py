@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,11 +17,13 @@ from semvq.config import config_hash, differences, from_dict, to_dict
 from semvq.files import read_json, reading, write_atomically
 from semvq.training.checkpoint import checkpoints
 from semvq.training.distributed import World, start_engine
+from semvq.training.identity import AFRESH, Given, check_facts, given_facts
 from semvq.training.lock import only_job
 from semvq.training.loop import LoopConfig, train
 from semvq.training.recipe import Recipe
 from semvq.training.task import Setting
 
+FINISHED = "finished"  # in the run's folder: the recipe's hash, and what the run was made of
 HEADLINE = ("loss/l1", "psnr", "usage", "loss", "val/psnr", "val/usage", "val/cross_entropy")
 
 
@@ -28,10 +31,10 @@ def train_recipe(
     recipe: Recipe,
     folder: Path,
     *,
-    data: Path | None = None,
-    val: Path | None = None,
-    tokens: Path | None = None,
-    upstream: Path | None = None,
+    data: Given = None,
+    val: Given = None,
+    tokens: Given = None,
+    upstream: Given = None,
     num_workers: int = 0,
     tensorboard: bool = False,
     device: str = "auto",
@@ -41,15 +44,16 @@ def train_recipe(
 
     Raises ValueError or FileNotFoundError with one line: expected, found, what to do.
     """
-    if (folder / "finished").exists() and (folder / "model.safetensors").exists():
+    if (folder / FINISHED).exists() and (folder / "model.safetensors").exists():
         _check_same(recipe, folder)
+        _check_inputs(recipe, folder, data, val, tokens, upstream)
         return None
     found_upstream = find_upstream(recipe, folder, upstream)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder to write to, found a file")
     place = resolve_device(device)
     fabric, world = start_engine(place, _numerics(recipe, place))
-    with _only_job(folder, world, fabric.device):
+    with one_job(folder, world, fabric.device):
         if checkpoints(folder / "checkpoints"):
             _check_same(recipe, folder)
         setting = Setting(
@@ -63,6 +67,7 @@ def train_recipe(
             seed=recipe.loop.seed,
             batch_size=recipe.loop.batch_size,
             duration=recipe.loop.duration,
+            upstream_recipe=str(recipe.upstream),
         )
         task = recipe.task.open(setting)
         if world.is_writer:  # now that the task opens: a mistake must not fix the folder
@@ -81,7 +86,8 @@ def train_recipe(
                 tensorboard=tensorboard,
             )
         if stopped is None and world.is_writer:
-            write_atomically(folder / "finished", config_hash(recipe) + "\n")
+            made_of = {"recipe": config_hash(recipe), "identity": task.identity()}
+            write_atomically(folder / FINISHED, json.dumps(made_of, indent=1) + "\n")
         return stopped
 
 
@@ -104,7 +110,7 @@ def find_upstream(
             f"{run}: expected a finished run of recipe {recipe.upstream}, found none; "
             f"make it with: {make}, or point to one with {flag}"
         )
-    if (run / "checkpoints").exists() and not (run / "finished").exists():
+    if (run / "checkpoints").exists() and not (run / FINISHED).exists():
         raise FileNotFoundError(
             f"{run}: expected a finished run, found one that stopped early; go on with: {make}"
         )
@@ -142,6 +148,31 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
         )
 
 
+def _check_inputs(
+    recipe: Recipe, folder: Path, data: Given, val: Given, tokens: Given, upstream: Given
+) -> None:
+    """ValueError where a finished run was made of other inputs than are named now.
+
+    Nothing is built for it, and what is not named (but for an upstream run in its usual place) or
+    not on record, as in folders of older versions, is not checked.
+    """
+    known, config = _made_of(folder), getattr(recipe.task, "data", None)
+    if upstream is not None:
+        find_upstream(recipe, folder, upstream)
+    elif recipe.upstream and (folder.parent / recipe.upstream / "model.safetensors").exists():
+        upstream = folder.parent / recipe.upstream
+    if known and config:
+        given = given_facts(config, data, val, tokens, upstream)
+        check_facts(known, given, f"{folder} is finished, and was made with", AFRESH)
+
+
+def _made_of(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(folder / FINISHED)["identity"])
+    except (ValueError, TypeError, KeyError):  # a hash alone, as older versions wrote
+        return {}
+
+
 def resolve_device(name: str) -> torch.device:
     """The device that "auto", "cpu" or "cuda" means here; ValueError where there is no CUDA."""
     if name == "auto":
@@ -152,7 +183,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _only_job(folder: Path, world: World, device: torch.device) -> Iterator[None]:
+def one_job(folder: Path, world: World, device: torch.device) -> Iterator[None]:
     """The writing process holds the folder's lock; if it cannot, all leave."""
     with ExitStack() as stack:
         problem: Exception | None = None

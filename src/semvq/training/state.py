@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from semvq.training.distributed import World
+from semvq.training.identity import AFRESH, Fact, check_facts
 from semvq.training.optim import WeightAverage, load_optimizer_tensors, optimizer_tensors
 from semvq.training.task import Task
 
@@ -67,18 +68,13 @@ class TrainingState:
             "identity": self._identity(),
         }
 
-    def _identity(self) -> dict[str, str]:
-        return self.task.identity() | {"number of processes": str(self.world.count)}
+    def _identity(self) -> dict[str, Fact]:
+        return self.task.identity() | {"number of processes": Fact(str(self.world.count))}
 
     def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Take back a checkpoint. ValueError names any fact that differs from this run's."""
-        for key, own in self._identity().items():
-            found = scalars["identity"].get(key)
-            if found != own:
-                raise ValueError(
-                    f"cannot resume: the checkpoint was made with {key} {found}, this run has "
-                    f"{own}; give the original one, or another --out to start afresh"
-                )
+        lead = "cannot resume: the checkpoint was made with"
+        check_facts(scalars["identity"], self._identity().items(), lead, AFRESH)
         for player in self.task.players:
             name = player.name
             player.module.load_state_dict(_under(tensors, f"module.{name}."))

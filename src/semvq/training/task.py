@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from semvq.config import Config
 from semvq.training.distributed import World
+from semvq.training.identity import Fact
 from semvq.training.optim import OptimConfig
 
 Logs = dict[str, Tensor]
@@ -46,7 +47,10 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a task finds its inputs; paths are None where the command line names none."""
+    """Where a task finds its inputs; paths are None where the command line names none.
+
+    `upstream_recipe` names, for messages, the recipe that `upstream` should be a run of.
+    """
 
     folder: Path
     data: Path | None
@@ -58,6 +62,7 @@ class Setting:
     batch_size: int
     duration: str
     world: World = World()
+    upstream_recipe: str = "its upstream recipe"
 
 
 class Task(ABC):
@@ -66,9 +71,10 @@ class Task(ABC):
     players: list[Player]
     dataset: Dataset
     epoch_size: int
+    unreadable: tuple[str, ...] = ()  # files that it left out, known after an evaluation
 
     @abstractmethod
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Fact]:
         """Named facts (data, code space) that must be the same when a run is resumed."""
 
     @abstractmethod

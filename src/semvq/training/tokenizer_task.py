@@ -18,11 +18,14 @@ from semvq.config import duration_in_images
 from semvq.data.images import (
     DataConfig,
     TrainImages,
+    Views,
     eval_batches,
     image_grid,
     open_train_val,
+    pieces,
     to_float,
 )
+from semvq.data.order import batches as read_batches
 from semvq.losses.perceptual import PerceptualConfig
 from semvq.metrics import psnr
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer
@@ -34,11 +37,13 @@ from semvq.tokenizer.model import (
 )
 from semvq.tokenizer.usage import UsageCounter
 from semvq.training.adversary import AdversarialConfig, Adversary
+from semvq.training.identity import SPACE, UPSTREAM, Fact, image_facts, upstream_facts
 from semvq.training.optim import OptimConfig
 from semvq.training.task import Player, Setting, Task, TaskConfig, Turn, check_names
 
 CODES_PER_CODE = 8  # latents gathered per codebook entry for its initialisation
 CALIBRATION_BATCHES = 8
+EVAL_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,11 @@ class TokenizerTask(Task):
         train, self.val = open_train_val(setting.data, setting.val, config.data)
         self.dataset: TrainImages = TrainImages(train, config.data, setting.seed)
         self.epoch_size = len(train)
+        self.facts = image_facts(train, self.val)
 
         torch.manual_seed(setting.seed)
         self.codes_are_new = True
-        self.tokenizer = self._tokenizer(setting.upstream).to(self.device)
+        self.tokenizer = self._tokenizer(setting).to(self.device)
         if config.freeze_code_space:
             self.tokenizer.freeze_code_space()
         self.perceptual = config.perceptual.load().to(self.device)
@@ -94,23 +100,24 @@ class TokenizerTask(Task):
     def _adversary(self, config: AdversarialConfig, setting: Setting) -> Adversary:
         size, epoch = setting.batch_size, self.epoch_size
         total = duration_in_images(setting.duration, size, epoch)
-        adversary = Adversary(
-            config,
-            self.config.tokenizer.resolution,
-            size,
-            lambda text: duration_in_images(text, size, epoch, total),
-            self.device,
-            self.world,
-        )
+
+        def images(text: str) -> int:
+            return duration_in_images(text, size, epoch, total)
+
+        side = self.config.tokenizer.resolution
+        adversary = Adversary(config, side, size, images, self.device, self.world)
         if setting.upstream is not None:
             adversary.take_over(setting.upstream)
         return adversary
 
-    def _tokenizer(self, upstream: Path | None) -> Tokenizer:
+    def _tokenizer(self, setting: Setting) -> Tokenizer:
+        upstream = setting.upstream
         if upstream is None:
             return self.config.tokenizer.build()
         # D13: the exported weights of the upstream run are its averaged ones
         tokenizer = load_tokenizer(upstream)
+        facts = upstream_facts(upstream)
+        self.facts |= {n: facts[n] for n in (UPSTREAM, SPACE)[: 1 + self.config.freeze_code_space]}
         self.codes_are_new = not tokenizer.quantizer.has_codes
         if self.codes_are_new:
             if self.config.freeze_code_space:
@@ -119,13 +126,15 @@ class TokenizerTask(Task):
                     "autoencoder; train a phase 1 on it first"
                 )
             tokenizer = with_quantizer(tokenizer, self.config.tokenizer.quantizer)
-        return upgrade_decoder(tokenizer, self.config.tokenizer)
+        try:
+            return upgrade_decoder(tokenizer, self.config.tokenizer)
+        except ValueError as error:
+            wanted = f"this recipe starts from a run of {setting.upstream_recipe}"
+            raise ValueError(f"{upstream}: {error}; {wanted}") from error
 
-    def identity(self) -> dict[str, str]:
-        """The images, and in phase 2 the frozen code space."""
-        frozen = self.config.freeze_code_space
-        space = self.tokenizer.code_space_hash() if frozen else "in training"
-        return {"data": self.dataset.image_set.fingerprint, "code space": space}
+    def identity(self) -> dict[str, Fact]:
+        """The images, the run it started from, and in phase 2 the frozen code space."""
+        return self.facts
 
     def start(self, batches: Iterator[dict[str, Any]]) -> None:
         """Balance the perceptual layers (D5); start a new codebook from encoder outputs."""
@@ -186,10 +195,14 @@ class TokenizerTask(Task):
         counter = UsageCounter(self.tokenizer.quantizer.num_codes, self.device)
         ratios: list[Tensor] = []
         distances: list[Tensor] = []
-        part = self.world.share(len(self.val))
+        numbers = pieces(self.world.share(len(self.val)), EVAL_BATCH)
+        self.unreadable = ()
         self.tokenizer.eval()
-        for batch in eval_batches(self.val, self.config.data, batch_size=32, part=part):
-            images = to_float(batch["image"].to(self.device))
+        for batch in read_batches(Views(self.val, self.config.data), numbers):
+            self.unreadable += batch["bad"]
+            if "image" not in batch:
+                continue
+            images = to_float(batch["image"][:, 0].to(self.device))
             reconstruction, quantized = self.tokenizer(images)
             counter.update(quantized.codes)
             ratios.append(psnr(reconstruction, images))
