@@ -13,6 +13,8 @@ from semvq.training.generator_task import GeneratorTask
 from semvq.training.runs import train_recipe
 from tests.toy import photos, toy_generator, toy_phase1, toy_phase2
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:

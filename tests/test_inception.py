@@ -82,7 +82,9 @@ def plain_resize(image: torch.Tensor, size: int) -> torch.Tensor:
     return torch.tensor(out, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("side", [32, 48, 299, 301, 512])
+@pytest.mark.parametrize(
+    "side", [32, 48, 301, *(pytest.param(n, marks=pytest.mark.slow) for n in (299, 512))]
+)
 def test_resizing_is_that_of_tensorflow_1(side):
     generator = torch.Generator().manual_seed(side)
     image = torch.randint(0, 256, (1, 3, side, side + 5), generator=generator).float()

@@ -69,6 +69,16 @@ def test_the_last_line_has_the_final_figures(clock, tmp_path, capfd):
     assert capfd.readouterr().err == "stage: 8/8 images, 4/s  l1 0.0625  val/psnr 28\n"
 
 
+def test_the_end_is_said_once(clock, tmp_path, capfd):
+    with Journal(tmp_path, "t", 8, ("loss",), tensorboard=False) as journal:
+        clock.now += 2 * module.PLAIN_SECONDS
+        journal.advance(4)
+        clock.now += 2 * module.PLAIN_SECONDS
+        journal.advance(8)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["t: 4/8 images", "t: 8/8 images"]
+
+
 def test_no_last_line_where_it_is_not_the_end(clock, tmp_path, capfd):
     with Journal(tmp_path, "stage", 8, (), tensorboard=False) as journal:
         journal.advance(4)

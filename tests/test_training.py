@@ -67,7 +67,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", TOYS)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_is_bitwise(tmp_path, data, upstream, kind, workers):
     # 18 photos train, batches of 4 in two parts: the cut after 3 steps lies inside an epoch
     changes = {"accumulate": 2, "save_every": "3 steps"}

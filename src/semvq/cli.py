@@ -205,7 +205,11 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
     p.add_argument("--network", default="inception", help="inception (default), vgg16, …")
     p.add_argument("--weights", type=Path, metavar="FILE", help="other Inception weights")
-    p.add_argument("--num", type=int, default=50_000, help="generation: samples (%(default)s)")
+    # not --num alone: torchrun would take it for an option of its own
+    p.add_argument(
+        "--num-samples", "--num", dest="num", type=int, default=50_000,
+        help="generation: how many (%(default)s)",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--pixel-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
                    help="what float images of an .npz mean")  # fmt: skip

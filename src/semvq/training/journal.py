@@ -116,7 +116,9 @@ class Journal:
         self.pace.advance(images_seen)
         pace = f"{self.pace.speed()}, {self.pace.left(self.total)} left"
         self.progress.update(self.bar, completed=images_seen, pace=pace)
-        if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_SECONDS:
+        if self.console.is_terminal or images_seen >= self.total:
+            return  # the end has a line of its own
+        if time.monotonic() - self.spoken > PLAIN_SECONDS:
             self.spoken = time.monotonic()
             self._say_where(pace)
 
