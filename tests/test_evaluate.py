@@ -39,6 +39,8 @@ from semvq.training.runs import train_recipe
 from tests.evaluation_toy import noisy, pixels_of, record, samples, status, toy_net, toy_network
 from tests.toy import toy_generator, toy_phase1
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SIZE = 64  # of the classifier's input, an eighth of the work of 224
 NUM = 135  # images: two units and a rest
@@ -104,7 +106,6 @@ def assert_finite(figures):
 # the same to the last bit
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_neither_batch_nor_workers_change_a_bit(at, plain, name):
     line = f"{PROTOCOLS[name]} {REAL} --batch-size 200 --workers 2"
@@ -113,7 +114,6 @@ def test_neither_batch_nor_workers_change_a_bit(at, plain, name):
     assert found == plain(name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PROTOCOLS.keys() - {"reconstruction"}))
 def test_two_processes_change_no_bit(at, plain, name):
     (at / "small.py").write_text(
@@ -125,7 +125,6 @@ def test_two_processes_change_no_bit(at, plain, name):
     assert said.count(" num_images ") == 1, "one process speaks"
 
 
-@pytest.mark.slow
 def test_two_processes_change_no_bit_at_the_networks_own_size(at, monkeypatch):
     monkeypatch.setattr(features, "CLASSIFIER_SIZE", 224)
     line = f"toy_phase1 --protocol reconstruction --data val {REAL}"
