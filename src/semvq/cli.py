@@ -83,9 +83,8 @@ def _demo(commands: argparse._SubParsersAction) -> None:
         "--minutes",
         type=float,
         default=9.0,
-        help="length of the trainings on a 2-core laptop (%(default)s); one to three minutes more "
-        "go into encoding, sampling and figures, however short it is, and below half of the "
-        "default the figures show nothing",
+        help="length of the trainings on a 2-core laptop (%(default)s), and one to three more for "
+        "encoding, sampling and figures, always; below half of the default these show nothing",
     )
     p.add_argument("--seed", type=int, default=0)
     _device(p)
@@ -161,8 +160,8 @@ def _edit(commands: argparse._SubParsersAction) -> None:
 
 
 def _new_set(p: argparse.ArgumentParser, folder: str) -> None:
-    words = "folder (%(default)s); what an earlier call left there is overwritten, or removed"
-    p.add_argument("--out", type=Path, default=Path(folder), help=words)
+    p.add_argument("--out", type=Path, default=Path(folder), help="folder (%(default)s); what an "
+                   "earlier call left there is overwritten, or removed")  # fmt: skip
 
 
 def _sampling(p: argparse.ArgumentParser) -> None:
@@ -284,10 +283,8 @@ def _set(p: argparse.ArgumentParser) -> None:
 def _assignment(text: str) -> str:
     """A value of --set. Refused here, or a value apart would be an "unrecognized argument"."""
     if "=" not in text:
-        raise argparse.ArgumentTypeError(
-            f"expected KEY=VALUE, found '{text}'; write them as one word, in quotes if there are "
-            f"spaces: --set '{text}=VALUE'"
-        )
+        advice = f"write them as one word, in quotes if there are spaces: --set '{text}=VALUE'"
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, found '{text}'; {advice}")
     return text
 
 

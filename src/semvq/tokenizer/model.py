@@ -79,13 +79,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         config.check()
         self.config = config
-        shape = (
-            config.channels,
-            config.multipliers,
-            config.blocks_per_level,
-            config.middle_blocks,
-            config.quantizer.code_dim,
-        )
+        widths = config.channels, config.multipliers
+        shape = *widths, config.blocks_per_level, config.middle_blocks, config.quantizer.code_dim
         self.encoder = Encoder(*shape)
         self.quantizer: Quantizer = config.quantizer.build()
         self.decoder = Decoder(

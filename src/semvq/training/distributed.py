@@ -5,6 +5,7 @@ depends on the whole batch (gradients, usage entropy, figures) goes through here
 the case of count 1, where everything is the identity.
 """
 
+import atexit
 import logging
 import os
 from collections.abc import Iterable
@@ -138,4 +139,6 @@ def start_engine(device: torch.device, precision: str = "fp32") -> tuple[Fabric,
         precision=PRECISIONS[precision],
     )
     fabric.launch()
+    if count > 1 and device.type == "cpu":  # Fabric does so for GPUs; gloo's threads may abort
+        atexit.register(torch.distributed.destroy_process_group)
     return fabric, World(fabric.global_rank, fabric.world_size)
