@@ -18,7 +18,7 @@ from semvq.generators.noise import Noise
 
 Logs = dict[str, Tensor]
 NO_CLASS = -1  # stands for a class that was dropped, inside a classes tensor
-MAX_LAYERS = 1000  # a damaged config must not build modules for hours
+MAX_LAYERS = 256  # a damaged config must not build modules for hours
 
 
 @dataclass(frozen=True)
