@@ -174,6 +174,7 @@ expected = (3 * weights * (both.sum(0) / 2) ** 2).sum(0) / 2
 assert torch.allclose(first, expected), "each process's loss has a part in the gradient"
 (second,) = torch.autograd.grad(first.sum(), x)
 assert torch.allclose(second, (6 * weights * both.sum(0) / 2).sum(0) / 2)
+distributed.destroy_process_group()  # else its threads may abort the process at its end
 """
 
 
