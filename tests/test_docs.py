@@ -24,7 +24,7 @@ def test_there_are_exactly_two_set_up_commands():
     assert len(commands) == 2
     assert all(len(c.strip().splitlines()) == 1 for c in commands)
     assert commands[0].strip().endswith("semvq demo")
-    assert commands[1].strip().endswith("pytest")
+    assert commands[1].strip().endswith("python -m pytest -n 2")
 
 
 def test_links_and_named_files_exist():
