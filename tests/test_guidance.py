@@ -4,21 +4,19 @@ import pytest
 import torch
 
 from semvq.generators.ar import ARConfig
-from semvq.generators.guidance import SCHEDULES, constant, guided, linear, named_schedule
+from semvq.generators.guidance import SCHEDULES, constant, led, linear, named_schedule
 from semvq.generators.nar import NARConfig
-from semvq.generators.noise import Noise
-from semvq.generators.sampling import sample_ar, sample_nar
-from tests.test_sampling import MASK, K, tiny
+from tests.test_sampling import K, tiny
 
 KINDS = pytest.mark.parametrize("kind", [ARConfig, NARConfig])
 
 
 def test_the_formula_at_the_schedules_scale():
     a, b = torch.randn(4, K), torch.randn(4, K)
-    call = guided(lambda *_: a, lambda *_: b, linear(3.0))
     for progress, scale in ((0.0, 1.0), (0.5, 2.0), (1.0, 3.0)):
-        assert torch.equal(call(None, progress), b + scale * (a - b))
-    assert torch.equal(guided(lambda *_: a, lambda *_: b, constant(0.0))(None, 0.3), b)
+        assert linear(3.0)(progress) == scale
+        assert torch.equal(led(torch.cat([a, b]), scale), b + scale * (a - b))
+    assert torch.equal(led(torch.cat([a, b]), constant(0.0)(0.3)), b)
 
 
 @pytest.mark.parametrize("scale", [0.0, 2.5, 7.0])
@@ -32,32 +30,6 @@ def test_ramps_lead_from_one_to_the_scale(scale):
     assert {SCHEDULES["constant"](scale)(p) for p in (0.0, 0.3, 1.0)} == {scale}
     slow = named_schedule("cosine", scale)(0.1) - 1
     assert abs(slow) < abs(named_schedule("linear", scale)(0.1) - 1)
-
-
-@KINDS
-def test_a_constant_scale_is_the_formula_bit_for_bit(kind):
-    """What was drawn before there were schedules, written out once more."""
-    generator, noise = tiny(kind), Noise.consecutive(5, 0, 4)
-    classes, none = torch.tensor([0, 1, 2, 0]), torch.full((4,), -1)
-    with torch.no_grad():
-        if kind is ARConfig:
-            one, two = generator._stepper(classes, 4), generator._stepper(none, 4)
-
-            def step(previous, progress):
-                base = two(previous, progress)
-                return base + 3.0 * (one(previous, progress) - base)
-
-            expected = sample_ar(step, 12, noise)
-        else:
-
-            def logits(codes, progress):
-                base = generator(codes, none)
-                return base + 3.0 * (generator(codes, classes) - base)
-
-            expected = sample_nar(logits, 12, MASK, noise)
-    plain = generator.sample(4, classes, 5, guidance=3.0)
-    named = generator.sample(4, classes, 5, guidance=3.0, guidance_schedule="constant")
-    assert torch.equal(plain.flatten(1), expected) and torch.equal(named, plain)
 
 
 @KINDS

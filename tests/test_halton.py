@@ -9,7 +9,7 @@ import torch
 from semvq.generators.halton import halton_order, radical_inverse
 from semvq.generators.nar import NARConfig
 from semvq.generators.noise import Noise
-from semvq.generators.sampling import mask_counts, sample_nar_in_order
+from semvq.generators.sampling_nar import mask_counts, sample_nar
 from tests.test_sampling import MASK, K, Recorder, tiny
 
 
@@ -47,7 +47,9 @@ def test_the_first_codes_of_the_papers_grid():
 def test_masks_follow_the_schedule_and_the_order(steps):
     order = halton_order(4, 4)
     model = Recorder(5, 16)
-    codes = sample_nar_in_order(model, order, MASK, Noise.consecutive(0, 0, 5), steps=steps)
+    codes = sample_nar(
+        model, len(order), MASK, Noise.consecutive(0, 0, 5), order=order, steps=steps
+    )
     assert int(codes.min()) >= 0 and int(codes.max()) < K
     expected = [c for c in (16, *mask_counts(16, steps)) if c > 0]
     assert [tuple((seen == MASK).sum(1).tolist()) for seen in model.seen] == [
@@ -69,7 +71,7 @@ def test_known_codes_are_passed_over():
     assert bool((codes[:, :2] == 7).all()) and int(codes.min()) >= 0 and int(codes.max()) < K
     order, model = halton_order(4, 3), Recorder(1, 12)
     noise = Noise.consecutive(0, 0, 1)
-    sample_nar_in_order(model, order, MASK, noise, steps=6, known=known.flatten(1))
+    sample_nar(model, len(order), MASK, noise, order=order, steps=6, known=known.flatten(1))
     missing = [p for p in order if p >= 6]
     for seen, fixed in zip(model.seen, range(6), strict=True):
         masked = sorted(missing[fixed:])

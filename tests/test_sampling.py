@@ -11,15 +11,8 @@ from semvq.generators.ar import ARConfig
 from semvq.generators.base import Generator
 from semvq.generators.nar import NARConfig
 from semvq.generators.noise import AR_CODES, Noise
-from semvq.generators.sampling import (
-    cosine,
-    draw,
-    mask_counts,
-    ranks,
-    sample_ar,
-    sample_nar,
-    truncate,
-)
+from semvq.generators.sampling import draw, progress_of, ranks, truncate
+from semvq.generators.sampling_nar import cosine, mask_counts, sample_nar
 
 K, MASK = 13, 13
 
@@ -132,20 +125,6 @@ def test_temperature_zero_is_the_best_code_and_a_high_one_is_noise():
 # Autoregressive
 
 
-def test_ar_draws_the_distribution_it_is_given():
-    # p(first) and p(second | first) over two codes, 20k samples
-    first = torch.tensor([0.7, 0.3]).log()
-    second = torch.tensor([[0.2, 0.8], [0.6, 0.4]]).log()
-    num = 20_000
-
-    def step(previous: Tensor | None, progress: float) -> Tensor:
-        return first.expand(num, 2) if previous is None else second[previous]
-
-    codes = sample_ar(step, 2, Noise.consecutive(0, 0, num))
-    shares = torch.bincount(codes[:, 0] * 2 + codes[:, 1], minlength=4) / num
-    assert torch.allclose(shares, torch.tensor([0.14, 0.56, 0.18, 0.12]), atol=0.01)
-
-
 def test_ar_greedy_equals_a_loop_over_full_passes():
     generator = tiny(ARConfig)
     classes = torch.tensor([2, 0])
@@ -236,15 +215,7 @@ def test_progress_runs_from_zero_to_one():
     model = Recorder(2, 16)
     sample_nar(model, 16, MASK, Noise.consecutive(0, 0, 2), steps=5)
     assert model.progress == [0, 0.25, 0.5, 0.75, 1]
-    found: list[float] = []
-
-    def step(previous: Tensor | None, progress: float) -> Tensor:
-        found.append(progress)
-        return torch.zeros(2, K)
-
-    sample_ar(step, 3, Noise.consecutive(0, 0, 2))
-    sample_ar(step, 1, Noise.consecutive(0, 0, 2))
-    assert found == [0, 0.5, 1, 1]
+    assert [progress_of(i, 3) for i in range(3)] == [0, 0.5, 1] and progress_of(0, 1) == 1
 
 
 @pytest.mark.parametrize("kind", [ARConfig, NARConfig])

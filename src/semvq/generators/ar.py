@@ -4,8 +4,8 @@ Pre-norm blocks with biases, GELU, learned positions, a final norm and an untied
 position takes the class (nothing when unconditional or dropped), so there is no start token.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import KVCache, PreNormBlock, initialize
-from semvq.generators.noise import Noise
-from semvq.generators.sampling import sample_ar
+from semvq.generators.noise import AR_CODES, Noise
+from semvq.generators.sampling import draw
+from semvq.generators.sampling_ar import ARSampler
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,14 @@ class ARTransformer(Generator):
         return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
 
     def new_cache(self, num: int) -> KVCache:
-        """An empty cache for `step` on `num` samples."""
-        return KVCache(self.config.num_layers, num, self.config.length)
+        """An empty cache for `step` on `num` samples, in the precision that layers work in."""
+        config, device = self.config, self.device
+        dtype = self.head.weight.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        heads, width = config.num_heads, config.width // config.num_heads
+        shape = config.num_layers, 2, num, heads, config.length, width
+        return KVCache(torch.zeros(shape, dtype=dtype, device=device))
 
     def step(
         self, previous: Tensor | None, cache: KVCache, classes: Tensor | None = None
@@ -91,23 +98,15 @@ class ARTransformer(Generator):
         At position 0 `previous` is None and `classes` (B,) count, as `resolve_classes` gives
         them; later `previous` holds int64 codes (B,). Equals `forward` at that position.
         """
-        assert cache.position < cache.length, "the cache is full"
         if previous is None:
-            assert cache.position == 0, "previous codes are missing"
             x = self._start(classes, cache.num)
         else:
             x = self.codes(previous).unsqueeze(1)
-        x = x + self.positions.weight[cache.position]
+        x = x + self.positions(cache.position)
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer)
         cache.position += 1
         return self.head(self.norm(x)).squeeze(1)
-
-    def _stepper(
-        self, classes: Tensor | None, num: int
-    ) -> Callable[[Tensor | None, float], Tensor]:
-        cache = self.new_cache(num)
-        return lambda previous, progress: self.step(previous, cache, classes)
 
     def _draw(
         self,
@@ -121,9 +120,13 @@ class ARTransformer(Generator):
         guidance_schedule: str = "constant",
     ) -> Tensor:
         num = len(noise.indices)
-        step = self.guided(
-            lambda c: self._stepper(c, num), classes, num, guidance, guidance_schedule
+        schedule = self.guidance_schedule(guidance_schedule, guidance)
+        draws = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
+        sampler = self.kept.get(
+            self,
+            (num, temperature, top_k, top_p, guidance, guidance_schedule),
+            lambda: ARSampler(self, num, draws, schedule),
         )
-        return sample_ar(
-            step, self.config.length, noise, temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        if schedule is not None:
+            classes = self.with_unconditional(classes, num)
+        return sampler(noise.stream(AR_CODES), classes)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from semvq.config import Config
-from semvq.generators.guidance import Logits, guided, named_schedule
+from semvq.generators.capture import Kept
+from semvq.generators.guidance import Schedule, named_schedule
 from semvq.generators.noise import Noise
 
 Logs = dict[str, Tensor]
@@ -89,6 +90,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.extra: dict[str, Any] = {}
+        self.kept = Kept()  # the sampler used last
 
     def training_loss(self, codes: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Logs]:
         """Scalar loss to minimise, and detached scalars to log.
@@ -187,29 +189,25 @@ class Generator(nn.Module):
         dropped = torch.rand(classes.shape, device=classes.device)
         return classes.masked_fill(dropped < self.config.conditioning_dropout, NO_CLASS)
 
-    def without_classes(self, num: int, guidance: float) -> Tensor | None:
-        """Classes of guidance's other half; ValueError where the model has no such half."""
+    def guidance_schedule(self, name: str, guidance: float) -> Schedule | None:
+        """How the scale runs; None for guidance 1, which needs no other half.
+
+        ValueError where the model has no other half to lead away from, or for an unknown name.
+        """
+        schedule = named_schedule(name, guidance)
+        if guidance == 1.0:
+            return None
         if not self.config.conditioning_dropout:
             raise ValueError(
                 f"expected guidance 1, found {guidance:g}: guidance needs a generator that was "
                 "trained with classes and conditioning_dropout above 0"
             )
-        return self.resolve_classes(None, num)
+        return schedule
 
-    def guided(
-        self, logits_for: Callable[[Tensor | None], Logits], classes: Tensor | None, num: int,
-        guidance: float, schedule: str,
-    ) -> Logits:  # fmt: skip
-        """The logits a sampler calls for: those for `classes`, led away from those for none.
-
-        `logits_for(classes)` gives the logits under resolved classes. Guidance 1 needs no other
-        half. ValueError where there is none to lead away from, or for an unknown schedule.
-        """
-        scale = named_schedule(schedule, guidance)
-        conditional = logits_for(classes)
-        if guidance == 1.0:
-            return conditional
-        return guided(conditional, logits_for(self.without_classes(num, guidance)), scale)
+    def with_unconditional(self, classes: Tensor | None, num: int) -> Tensor:
+        """Resolved classes (num,) and those of guidance's other half behind them, (2 * num,)."""
+        assert classes is not None, "guidance needs a generator with classes"
+        return torch.cat([classes, torch.full_like(classes, NO_CLASS)])
 
     def _check_range(self, classes: Tensor) -> None:
         low, high = int(classes.min()), int(classes.max())

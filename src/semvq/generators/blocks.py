@@ -4,6 +4,7 @@ AR normalises before each part (GPT of VQGAN), NAR after it (MaskGIT); both have
 biases everywhere, and dropout on attention and on each part's output.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,27 +13,31 @@ INIT_STD = 0.02
 
 
 class KVCache:
-    """Keys and values of the positions of `num` samples seen so far, for step-by-step sampling.
+    """Keys and values of the positions seen so far, for step-by-step sampling.
 
-    Memory is allocated at a layer's first step, once for all `length` positions.
+    `memory` (layers, 2, B, heads, length, d) is allocated once, for all positions. The position
+    under way is a tensor, int64 (1,), so that a captured step reads it anew at every replay. The
+    model moves it on after its last layer.
     """
 
-    def __init__(self, num_layers: int, num: int, length: int) -> None:
-        self.num, self.length = num, length
-        self.position = 0  # of the step under way; the model moves it on after its last layer
-        self._memory: list[Tensor | None] = [None] * num_layers
+    def __init__(self, memory: Tensor) -> None:
+        self.memory = memory
+        self.num, self.length = memory.shape[2], memory.shape[4]
+        self.position = torch.zeros(1, dtype=torch.int64, device=memory.device)
+        # how many positions attention looks at: those not filled yet are masked, but are read.
+        # A number, so every other reach is another step to capture
+        self.reach = self.length
+
+    def mask(self) -> Tensor:
+        """Bool (1, reach): the positions up to the one under way."""
+        return torch.arange(self.reach, device=self.memory.device)[None] <= self.position
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this step's (B, heads, 1, d); return all up to now as (B, heads, position+1, d)."""
-        memory = self._memory[layer]
-        if memory is None:
-            batch, heads, _, width = keys.shape
-            memory = keys.new_empty(2, batch, heads, self.length, width)
-            self._memory[layer] = memory
-        memory[0, :, :, self.position] = keys[:, :, 0]
-        memory[1, :, :, self.position] = values[:, :, 0]
-        seen = memory[:, :, :, : self.position + 1]
-        return seen[0], seen[1]
+        """Store this step's (B, heads, 1, d); return those within reach, (B, heads, reach, d)."""
+        for memory, new in zip(self.memory[layer], (keys, values)):
+            memory.index_copy_(2, self.position, new)
+        known = self.memory[layer, :, :, :, : self.reach]
+        return known[0], known[1]
 
 
 class Attention(nn.Module):
@@ -45,16 +50,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """With a cache, N is 1: the newest position, which attends to every stored one."""
+        """With a cache, N is 1: the newest position, which attends to itself and those before."""
         batch, length, width = x.shape
         heads = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
         queries, keys, values = heads.permute(2, 0, 3, 1, 4)
+        mask = None
         if cache is not None:
             keys, values = cache.extend(layer, keys, values)
+            mask = cache.mask()
         mixed = F.scaled_dot_product_attention(
             queries,
             keys,
             values,
+            attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=self.causal and cache is None,
         )

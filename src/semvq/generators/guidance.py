@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-Logits = Callable[..., Tensor]
 Schedule = Callable[[float], float]  # progress in [0, 1] -> scale
 
 
@@ -48,14 +47,11 @@ def named_schedule(name: str, scale: float) -> Schedule:
     return SCHEDULES[name](scale)
 
 
-def guided(conditional: Logits, unconditional: Logits, schedule: Schedule) -> Logits:
-    """Logits unconditional + scale * (conditional - unconditional), at the schedule's scale.
+def led(logits: Tensor, scale: float | Tensor) -> Tensor:
+    """Logits unconditional + scale * (conditional - unconditional), (B, ...).
 
-    Both are called with the same input and progress, as the samplers call them.
+    `logits` (2B, ...) holds the conditional half first: one pass of twice as many rows reads the
+    weights once.
     """
-
-    def logits(given: Tensor | None, progress: float) -> Tensor:
-        base = unconditional(given, progress)
-        return base + schedule(progress) * (conditional(given, progress) - base)
-
-    return logits
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + scale * (conditional - unconditional)

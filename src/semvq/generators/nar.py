@@ -6,8 +6,8 @@ is tied to the table with a bias per row: only so does Table 4's MaskGIT row (22
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +16,23 @@ from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import PostNormBlock, initialize
+from semvq.generators.guidance import Schedule, led
 from semvq.generators.halton import halton_order
 from semvq.generators.noise import EVALUATION_MASKS, Noise
-from semvq.generators.sampling import cosine, ranks, sample_nar, sample_nar_in_order
+from semvq.generators.sampling import draw, ranks
+from semvq.generators.sampling_nar import (
+    CHOICE_TEMPERATURE,
+    Logits,
+    NARSampler,
+    by_confidence,
+    checked,
+    cosine,
+    in_order,
+)
 
 EPS = 1e-12
 NUM_EVALUATION_MASKS = 4
 ORDERS = ("confidence", "halton")
-CHOICE_TEMPERATURE = 4.5  # D9
 
 
 @dataclass(frozen=True)
@@ -146,29 +155,38 @@ class NARTransformer(Generator):
         `known` int64 (num or 1, h, w): codes to keep, -1 where to draw; None draws everything.
         """
         _check_order(order, choice_temperature)
-        call = self.guided(
-            self._logits_for, classes, len(noise.indices), guidance, guidance_schedule
-        )
-        fixed = None if known is None else self.flat(known.to(self.device))
-        shared: dict[str, Any] = {
-            "steps": steps,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-        }
-        if order == "halton":
-            positions = halton_order(self.config.grid_height, self.config.grid_width)
-            return sample_nar_in_order(
-                call, positions, self.mask_code, noise, known=fixed, **shared
-            )
-        chance = CHOICE_TEMPERATURE if choice_temperature is None else choice_temperature
-        return sample_nar(
-            call, self.config.length, self.mask_code, noise,
-            choice_temperature=chance, known=fixed, **shared,
-        )  # fmt: skip
+        num, length, device = len(noise.indices), self.config.length, self.device
+        fixed = None if known is None else self.flat(known.to(device))
+        fixed, num_masked = checked(fixed, num, length, self.mask_code, device)
 
-    def _logits_for(self, classes: Tensor | None) -> Callable[[Tensor, float], Tensor]:
-        return lambda codes, progress: self(codes, classes)
+        def make() -> NARSampler:
+            if order == "halton":
+                positions = halton_order(self.config.grid_height, self.config.grid_width)
+                sureness = in_order(positions, device)
+            else:
+                chance = CHOICE_TEMPERATURE if choice_temperature is None else choice_temperature
+                sureness = by_confidence(chance, steps)
+            logits = self._guided(self.guidance_schedule(guidance_schedule, guidance))
+            draws = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
+            return NARSampler(logits, self.mask_code, num_masked, draws, sureness, steps=steps)
+
+        kind = (num_masked, order, steps, choice_temperature, temperature, top_k, top_p)
+        sampler = self.kept.get(self, (*kind, guidance, guidance_schedule), make)
+        return sampler(noise, fixed, classes)
+
+    def _guided(self, schedule: Schedule | None) -> Logits:
+        """The logits a sampler asks for: (codes (B, N), classes (B,) if any, progress)."""
+
+        def plain(codes: Tensor, *classes_and_progress: Any) -> Tensor:
+            *classes, _ = classes_and_progress
+            return self(codes, *classes)
+
+        def both(codes: Tensor, classes: Tensor, progress: float) -> Tensor:
+            assert schedule is not None
+            pair = self(codes.repeat(2, 1), self.with_unconditional(classes, len(codes)))
+            return led(pair, schedule(progress))
+
+        return plain if schedule is None else both
 
 
 def _check_order(order: str, choice_temperature: float | None) -> None:

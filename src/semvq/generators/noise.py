@@ -5,7 +5,7 @@ before (D11: one seed per sample index). Plain int64 tensor arithmetic on 32-bit
 inside a captured graph and needs no generator object.
 """
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Noise:
     """Noise for the samples whose numbers are `indices` (B,) int64, each in [0, 2**32).
 
     `seed` is any Python int; its lowest 64 bits count. Methods take a stream and the counters
-    `where` (ints, or int64 tensors that broadcast together to a shape S), and return (B, *S).
+    `where` (see `Stream`), and return (B, *S).
     """
 
     def __init__(self, seed: int, indices: Tensor) -> None:
@@ -41,25 +41,61 @@ class Noise:
             )
         return cls(seed, torch.arange(first_index, first_index + num, device=device))
 
-    def bits(self, stream: int, *where: int | Tensor) -> Tensor:
-        """int64 (B, *S), uniform on [0, 2**32)."""
-        num_dims = max((w.ndim for w in where if isinstance(w, Tensor)), default=0)
+    def stream(self, number: int) -> "Stream":
+        """The noise of one purpose, (B,): all that depends on the seed is in its two tensors."""
         first, second = _absorb(_STEP, ~_STEP & _LOW, self.seed & _LOW)
         first, second = _absorb(first, second, (self.seed >> 32) & _LOW)
-        first, second = _absorb(first, second, stream)
-        index = self.indices.view(-1, *([1] * num_dims))
-        a, b = _absorb(torch.full_like(index, first), torch.full_like(index, second), index)
-        for word in where:
-            a, b = _absorb(a, b, word if isinstance(word, Tensor) else torch.full_like(a, word))
-        return b
+        first, second = _absorb(first, second, number)
+        like = torch.full_like
+        a, b = _absorb(like(self.indices, first), like(self.indices, second), self.indices)
+        return Stream(a, b)
+
+    def bits(self, stream: int, *where: int | Tensor) -> Tensor:
+        """int64 (B, *S), uniform on [0, 2**32)."""
+        return self.stream(stream).at(*where).second
 
     def uniform(self, stream: int, *where: int | Tensor) -> Tensor:
-        """float64 (B, *S) in the open interval (0, 1): middles of 2**32 equal cells."""
-        return (self.bits(stream, *where).double() + 0.5) * 2.0**-32
+        """float64 (B, *S) in the open interval (0, 1); see `Stream.uniform`."""
+        return self.stream(stream).at(*where).uniform()
 
     def gumbel(self, stream: int, *where: int | Tensor) -> Tensor:
-        """float32 (B, *S), standard Gumbel; the logs are float64, so that devices agree."""
-        return self.uniform(stream, *where).log_().neg_().log_().neg_().float()
+        """float32 (B, *S), standard Gumbel; see `Stream.gumbel`."""
+        return self.stream(stream).at(*where).gumbel()
+
+
+class Stream(NamedTuple):
+    """A state of 64 bits for every place reached so far: int64 words `first` and `second` (*S).
+
+    Nothing else decides the noise, so a captured step that reads the two tensors serves any seed.
+    """
+
+    first: Tensor
+    second: Tensor
+
+    def at(self, *where: int | Tensor) -> "Stream":
+        """One counter further for each of `where` (ints, or int64 tensors).
+
+        Tensors are laid out behind the places of now: they broadcast together to T, and (*S)
+        becomes (*S, *T).
+        """
+        num_dims = max((w.ndim for w in where if isinstance(w, Tensor)), default=0)
+        a, b = (word.view(*word.shape, *([1] * num_dims)) for word in self)
+        for word in where:
+            a, b = _absorb(a, b, word if isinstance(word, Tensor) else torch.full_like(a, word))
+        return Stream(a, b)
+
+    def each(self, counter: Tensor) -> "Stream":
+        """One counter further, another one at every place: int64, (*S) or (*S, n) as the result."""
+        a, b = (w.view(*w.shape, *([1] * (counter.ndim - w.ndim))) for w in self)
+        return Stream(*_absorb(a, b, counter))
+
+    def uniform(self) -> Tensor:
+        """float64 (*S) in the open interval (0, 1): middles of 2**32 equal cells."""
+        return (self.second.double() + 0.5) * 2.0**-32
+
+    def gumbel(self) -> Tensor:
+        """float32 (*S), standard Gumbel; the logs are float64, so that devices agree."""
+        return self.uniform().log_().neg_().log_().neg_().float()
 
 
 def _absorb(a: Word, b: Word, word: Word) -> tuple[Word, Word]:

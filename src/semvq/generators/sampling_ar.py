@@ -1,0 +1,83 @@
+"""Drawing codes one position after the other (AR, Sec. 3.1), at one launch per position.
+
+Everything is allocated once: keys and values, the drawn codes, the state of the noise. On CUDA the
+step, with noise, guidance and draw inside, is one captured graph for each reach of the cache.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from semvq.generators.capture import Captured
+from semvq.generators.guidance import Schedule, led
+from semvq.generators.noise import Stream
+from semvq.generators.sampling import Draw, progress_of
+
+if TYPE_CHECKING:
+    from semvq.generators.ar import ARTransformer
+
+STRIDES = 4  # reaches of the cache: a quarter, a half, ... of the positions
+
+
+class ARSampler:
+    """Draws the codes of `num` samples at a time; `schedule` None is for no guidance.
+
+    `draw(logits, gumbel)` turns (num, K) of both into codes (num,).
+    """
+
+    def __init__(
+        self, model: "ARTransformer", num: int, draw: Draw, schedule: Schedule | None
+    ) -> None:
+        self.model, self.draw, self.schedule = model, draw, schedule
+        self.length, device = model.config.length, model.device
+        self.cache = model.new_cache(num if schedule is None else 2 * num)
+        self.codes = torch.zeros(num, self.length, dtype=torch.int64, device=device)
+        self.previous = torch.zeros(num, dtype=torch.int64, device=device)
+        self.every_code = torch.arange(model.config.num_codes, device=device)
+        zeros = torch.zeros_like(self.previous)
+        self.noise = Stream(zeros, zeros.clone())
+        self.scales = torch.ones(self.length, device=device)
+        if schedule is not None:
+            scales = [schedule(progress_of(i, self.length)) for i in range(self.length)]
+            self.scales = torch.tensor(scales, device=device)
+        moved = (self.cache.position, self.previous, self.codes)
+        self.steps: dict[int, Callable[[], None]] = {
+            reach: Captured(self._next, (), moved) for reach in self._reaches()
+        }
+
+    def __call__(self, noise: Stream, classes: Tensor | None) -> Tensor:
+        """Codes int64 (num, length); classes (2 * num,) with guidance, its other half last."""
+        for own, given in zip(self.noise, noise):
+            own.copy_(given)
+        self.cache.position.zero_()
+        reaches = iter(self.steps)
+        self.cache.reach = next(reaches)
+        # the first position is another step: it takes the class, and there is one of it
+        self._draw_from(self.model.step(None, self.cache, classes))
+        for position in range(1, self.length):
+            if position == self.cache.reach:
+                self.cache.reach = next(reaches)
+            self.steps[self.cache.reach]()
+        return self.codes.clone()
+
+    def _reaches(self) -> list[int]:
+        return sorted({-(-self.length * i // STRIDES) for i in range(1, STRIDES + 1)})
+
+    def _next(self) -> None:
+        previous = self.previous
+        if self.schedule is not None:
+            previous = previous.repeat(2)
+        self._draw_from(self.model.step(previous, self.cache))
+
+    def _draw_from(self, logits: Tensor) -> None:
+        """Draw the position before the cache's from its logits (num or 2 * num, K)."""
+        position = self.cache.position - 1
+        logits = logits.float()
+        if self.schedule is not None:
+            logits = led(logits, self.scales[position])
+        gumbel = self.noise.at(position).at(self.every_code).gumbel().squeeze(1)
+        drawn = self.draw(logits, gumbel)
+        self.previous.copy_(drawn)
+        self.codes.index_copy_(1, position, drawn[:, None])

@@ -1,0 +1,208 @@
+"""Drawing codes by iterative refinement (NAR; Sec. 3.1, MaskGIT's): a dozen passes over the grid.
+
+Each pass draws every masked position and fixes those the model is surest of, or those that come
+next in a given order (`halton`). Noise and draws are made where a position is masked, and nowhere
+else. D9: 12 steps, cosine schedule, choice temperature 4.5. The passes after the first are one
+captured graph on CUDA.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from semvq.generators.capture import Captured
+from semvq.generators.noise import NAR_CHOICES, NAR_CODES, Noise, Stream
+from semvq.generators.sampling import Draw, draw, progress_of, ranks
+
+# (codes (B, N), mask_code where masked; classes (B,) or none; progress) -> (B, N, K or more)
+Logits = Callable[..., Tensor]
+# (scores (B, m, K), drawn codes (B, m), their positions (B, m), step, noise (B,)) -> (B, m)
+Sureness = Callable[[Tensor, Tensor, Tensor, int, Stream], Tensor]
+CHOICE_TEMPERATURE = 4.5  # D9
+
+
+def cosine(progress: float) -> float:
+    """Share of positions still masked after a `progress` in [0, 1] of the steps (MaskGIT)."""
+    return math.cos(0.5 * math.pi * progress)
+
+
+def mask_counts(
+    length: int, steps: int, schedule: Callable[[float], float] = cosine
+) -> tuple[int, ...]:
+    """Number of masked positions after each of `steps` steps; the last is 0.
+
+    The schedule's share of `length`, floored, but every step fixes at least one position and leaves
+    at least one for each step to come. With more steps than positions the surplus steps are 0.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, found {steps}")
+    counts: list[int] = []
+    left = length
+    for step in range(1, steps + 1):
+        # A product that is whole but for rounding must not be floored to the number below.
+        planned = math.floor(length * schedule(step / steps) + 1e-9)
+        left = max(0, min(left - 1, max(steps - step, planned)))
+        counts.append(left)
+    counts[-1] = 0
+    return tuple(counts)
+
+
+def by_confidence(choice_temperature: float, steps: int) -> Sureness:
+    """MaskGIT's: log p + choice_temperature * (1 - t/T) * Gumbel.
+
+    p is the model's probability before temperature and truncation. ValueError below 0.
+    """
+    if choice_temperature < 0:
+        raise ValueError(f"choice_temperature: expected 0 or more, found {choice_temperature}")
+
+    def sureness(
+        scores: Tensor, drawn: Tensor, positions: Tensor, step: int, noise: Stream
+    ) -> Tensor:
+        log_p = scores.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+        chance = noise.at(step).each(positions).gumbel()
+        return log_p + choice_temperature * (1 - step / steps) * chance
+
+    return sureness
+
+
+def in_order(order: Sequence[int], device: torch.device) -> Sureness:
+    """Positions are fixed as a permutation of them says, e.g. `halton.halton_order`."""
+    rank = torch.tensor(order, device=device).argsort().float()
+    return lambda scores, drawn, positions, step, noise: -rank[positions]
+
+
+class NARSampler:
+    """Refines the codes of `num` samples at a time.
+
+    `num_masked` counts the positions to draw of each sample, which known codes may lessen. The
+    number fixed in each step is the schedule's share of it.
+    """
+
+    def __init__(
+        self,
+        logits: Logits,
+        mask_code: int,
+        num_masked: Sequence[int],
+        draw: Draw,
+        sureness: Sureness,
+        *,
+        steps: int = 12,
+        schedule: Callable[[float], float] = cosine,
+    ) -> None:
+        self.logits, self.mask_code, self.steps = logits, mask_code, steps
+        self.draw, self.sureness = draw, sureness
+        self.plans = [mask_counts(n, steps, schedule) for n in num_masked]
+        # masked positions before each step, of the sample that has the most
+        most = max(num_masked)
+        self.counts = [most, *(max(p[i] for p in self.plans) for i in range(steps - 1))]
+        self.rest: Captured | None = None
+
+    def __call__(self, noise: Noise, known: Tensor, classes: Tensor | None) -> Tensor:
+        """Codes int64 (num, N) from `known` (num or 1, N): codes to keep, -1 where to draw."""
+        num = len(self.plans)
+        row = torch.where(known >= 0, known, self.mask_code)
+        streams = noise.stream(NAR_CODES), noise.stream(NAR_CHOICES)
+        given = () if classes is None else (classes,)
+        codes, masked = (t.expand(num, -1) for t in (row, row == self.mask_code))
+        plan = torch.tensor(self.plans, device=row.device)
+        if not self.counts[0]:
+            return codes.clone()
+        scores = self._first(row, num, given)
+        codes, masked = self._fix(1, scores, codes, masked, plan, *streams)
+        values = (codes, masked, plan, *streams[0], *streams[1], *given)
+        if self.rest is None:
+            self.rest = Captured(self._rest, tuple(v.clone() for v in values), ())
+        return self.rest(*values).clone()
+
+    def _first(self, row: Tensor, num: int, given: tuple[Tensor, ...]) -> Tensor:
+        """Scores of the first step, where samples differ by their class alone: a pass for each."""
+        progress = progress_of(0, self.steps)
+        if len(row) > 1 or num == 1:
+            return self.logits(row, *given, progress)
+        if not given:
+            return self.logits(row, progress).expand(num, -1, -1)
+        distinct, which = given[0].unique(return_inverse=True)
+        return self.logits(row.expand(len(distinct), -1), distinct, progress)[which]
+
+    def _rest(
+        self, codes: Tensor, masked: Tensor, plan: Tensor,
+        a: Tensor, b: Tensor, c: Tensor, d: Tensor, *given: Tensor,
+    ) -> Tensor:  # fmt: skip
+        streams = Stream(a, b), Stream(c, d)
+        for step in range(2, self.steps + 1):
+            if not self.counts[step - 1]:
+                break
+            scores = self.logits(codes, *given, progress_of(step - 1, self.steps))
+            codes, masked = self._fix(step, scores, codes, masked, plan, *streams)
+        return codes
+
+    def _fix(
+        self, step: int, scores: Tensor, codes: Tensor, masked: Tensor, plan: Tensor,
+        code_noise: Stream, choice_noise: Stream,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Draw the masked positions, keep the surest: codes and mask (num, N) after a step."""
+        # the masked positions of each sample, in their order; a few others fill up short rows
+        order = masked.byte().sort(dim=1, descending=True, stable=True).indices
+        positions = order[:, : self.counts[step - 1]]
+        open_here, codes_here = masked.gather(1, positions), codes.gather(1, positions)
+        every_code = torch.arange(self.mask_code, device=codes.device)
+        wanted = positions[..., None].expand(-1, -1, self.mask_code)
+        scores = scores[..., : self.mask_code].gather(1, wanted).float()
+        gumbel = code_noise.at(step).each(positions).at(every_code).gumbel()
+        drawn = torch.where(open_here, self.draw(scores, gumbel), codes_here)
+        sure = self.sureness(scores, drawn, positions, step, choice_noise)
+        stays = ranks(sure.masked_fill(~open_here, torch.inf)) < plan[:, step - 1 : step]
+        fixed = torch.where(stays, self.mask_code, drawn)
+        return codes.scatter(1, positions, fixed), masked.scatter(1, positions, stays)
+
+
+def sample_nar(
+    logits: Callable[[Tensor, float], Tensor],
+    length: int,
+    mask_code: int,
+    noise: Noise,
+    *,
+    order: Sequence[int] | None = None,
+    steps: int = 12,
+    schedule: Callable[[float], float] = cosine,
+    choice_temperature: float = CHOICE_TEMPERATURE,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Codes int64 (B, length) from any callable, B the number of samples that `noise` is for.
+
+    `logits(codes, progress)` gives (B, length, K or more) for codes where `mask_code` (= K) marks
+    what is not known yet; logits beyond K are ignored. `order`: see `in_order`; None goes by
+    confidence. `known` int64 (B or 1, length): codes that stay, -1 where to draw. Raises
+    ValueError for fewer than one step, a negative temperature, or known codes that do not fit.
+    """
+    device, num = noise.indices.device, len(noise.indices)
+    known, num_masked = checked(known, num, length, mask_code, device)
+    sureness = (
+        by_confidence(choice_temperature, steps) if order is None else in_order(order, device)
+    )
+    draws = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
+    sampler = NARSampler(
+        logits, mask_code, num_masked, draws, sureness, steps=steps, schedule=schedule
+    )
+    return sampler(noise, known.expand(num, -1), None)
+
+
+def checked(
+    known: Tensor | None, num: int, length: int, mask_code: int, device: torch.device
+) -> tuple[Tensor, tuple[int, ...]]:
+    """`known` as the sampler takes it, with the number of positions to draw of each sample."""
+    if known is None:
+        return torch.full((1, length), -1, device=device), (length,) * num
+    if tuple(known.shape[1:]) != (length,) or len(known) not in (1, num):
+        raise ValueError(f"known: expected shape {(num, length)}, found {(*known.shape,)}")
+    highest = int(known.max())
+    if highest >= mask_code:
+        raise ValueError(f"known: expected codes below {mask_code}, found {highest}")
+    counts = (known < 0).sum(1).tolist()
+    return known, tuple(counts * num if len(known) == 1 else counts)
