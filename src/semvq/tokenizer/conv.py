@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semvq.tokenizer.regional import AttentionPair, group_norm
+from semvq.tokenizer.norm_silu import NormSiLU
+from semvq.tokenizer.regional import AttentionPair
 
 
 class ResidualBlock(nn.Module):
@@ -23,17 +24,17 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = NormSiLU(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = NormSiLU(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         changes = in_channels != out_channels
         self.shortcut = nn.Conv2d(out_channels, out_channels, 1, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) to (B, out, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.norm2(h))
         return h + (x if self.shortcut is None else self.shortcut(h))
 
     def zero_output(self) -> None:
@@ -108,7 +109,7 @@ class Encoder(nn.Module):
             for i, (a, b) in enumerate(zip([channels, *widths[:-1]], widths))
         )
         self.middle = residual_blocks(widths[-1], widths[-1], middle_blocks)
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = NormSiLU(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], code_dim, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class Encoder(nn.Module):
             x = level(x)
         for block in self.middle:
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out(x))
 
 
 class Decoder(nn.Module):
@@ -146,7 +147,7 @@ class Decoder(nn.Module):
         )
         for level, width in zip(self.levels[:-1], widths):
             level.upsample = nn.Conv2d(width, width, 3, padding=1)
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = NormSiLU(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -156,4 +157,4 @@ class Decoder(nn.Module):
             x = block(x)
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out(x))

@@ -11,15 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semvq.tokenizer.norm_silu import EPS, norm_groups
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups, fewer where a group would have under 4 channels.
-
-    At the paper's widths (128 and more) that is 32. Narrower groups would come close to instance
-    normalisation, which wipes out mean colour in the small recipes.
-    """
-    groups = math.gcd(channels, min(32, max(1, channels // 4)))
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    """The norm before attention, grouped as all the tokenizer's norms are."""
+    return nn.GroupNorm(norm_groups(channels), channels, eps=EPS)
 
 
 def block_size(height: int, width: int) -> int:

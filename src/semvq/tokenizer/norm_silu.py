@@ -1,0 +1,140 @@
+"""GroupNorm followed by SiLU as one layer: what stands before every convolution of the tokenizer.
+
+On CUDA it runs the Triton kernels of `norm_silu_kernels`, which read and write a fraction of what
+the two layers move one after the other; elsewhere it is the plain torch expression.
+"""
+
+import functools
+import math
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of a norm over this many channels: 32, fewer where a group would have under 4.
+
+    At the paper's widths (128 and more) that is 32. Narrower groups would come close to instance
+    normalisation, which wipes out mean colour in the small recipes.
+    """
+    return math.gcd(channels, min(32, max(1, channels // 4)))
+
+
+class NormSiLU(nn.GroupNorm):
+    """silu(group_norm(x)), with the parameters of the GroupNorm that it is.
+
+    (B, C, H, W) to the same shape and memory format. The output has autocast's dtype under
+    autocast, which is the dtype the next convolution reads, and the input's otherwise.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(norm_groups(channels), channels, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        if kernels_serve(x):
+            return norm_silu(x, self.weight, self.bias, self.num_groups, self.eps, dtype)[0]
+        return F.silu(super().forward(x)).to(dtype)
+
+
+def kernels_serve(x: Tensor) -> bool:
+    """Whether the kernels take this tensor; they compute in fp32, so float64 is not for them."""
+    if not x.is_cuda or x.dtype == torch.float64:
+        return False
+    # Inside torch.compile nothing can be tried, and its own code for CUDA is Triton's anyway.
+    return torch.compiler.is_compiling() or _kernels_run(x.device)
+
+
+@functools.cache
+def _kernels_run(device: torch.device) -> bool:
+    # Triton may be missing, find no C compiler, or not know the card: only a trial tells.
+    try:
+        one = torch.ones(1, device=device)
+        norm_silu(one.reshape(1, 1, 1, 1), one, one, 1, EPS, torch.float32)
+    except Exception as error:
+        warnings.warn(
+            f"expected Triton to run on {device}, for the tokenizer's fused GroupNorm and SiLU; "
+            f"found {type(error).__name__}: {error}; plain PyTorch does the same more slowly; "
+            "install triton>=3.2 and a C compiler for the fused one",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+# Operators, not plain calls of the kernels: torch.compile and autograd look no further than these
+# signatures, and Triton is imported when the first of them runs.
+
+
+@torch.library.custom_op("semvq::norm_silu", mutates_args=())
+def norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """silu(group_norm(x)) in `dtype`, and each group's mean and 1 / std (B, groups) in fp32.
+
+    `x` is (B, C, H, W), `weight` and `bias` are (C,). Only the first result has gradients, and
+    these have none themselves.
+    """
+    from semvq.tokenizer import norm_silu_kernels as kernels
+
+    return kernels.forward(_dense(x), weight, bias, groups, eps, dtype)
+
+
+@norm_silu.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean = x.new_empty((x.shape[0], groups), dtype=torch.float32)
+    return torch.empty_like(_dense(x), dtype=dtype), mean, torch.empty_like(mean)
+
+
+@torch.library.custom_op("semvq::norm_silu_backward", mutates_args=())
+def norm_silu_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias from that of `norm_silu`'s first result."""
+    from semvq.tokenizer import norm_silu_kernels as kernels
+
+    x = _dense(x)
+    grad = grad.contiguous(memory_format=_memory_format(x))
+    return kernels.backward(grad, x, weight, bias, mean, rstd)
+
+
+@norm_silu_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(_dense(x)), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    last = torch.channels_last
+    plain = x.is_contiguous() or not x.is_contiguous(memory_format=last)
+    return torch.contiguous_format if plain else last
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=_memory_format(x))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, *_ = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    # All that is kept: the normalised values and the SiLU's input are computed again.
+    ctx.save_for_backward(x, weight, bias, mean, rstd)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return *norm_silu_backward(grad, *ctx.saved_tensors), None, None, None
+
+
+norm_silu.register_autograd(_backward, setup_context=_setup_context)
