@@ -1,0 +1,239 @@
+"""Cases for the kernels of norm_silu, on any device: test_norm_silu.py runs them.
+
+As a script they run on the CPU through Triton's interpreter, which has to be chosen before Triton
+is imported: `TRITON_INTERPRET=1 python -m tests.norm_silu_cases` prints what went wrong in each.
+"""
+
+import json
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semvq.tokenizer import norm_silu as module
+from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.norm_silu import EPS, NormSiLU, norm_groups, norm_silu, norm_silu_backward
+from semvq.tokenizer.quantize import VectorQuantizerConfig
+
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+SHAPES = {
+    "one position": (1, 4, 1, 1),
+    "odd": (2, 8, 5, 7),
+    "three channels a group": (2, 12, 9, 3),
+    "a group of primes": (1, 23, 4, 5),
+    "two blocks of channels": (1, 192, 3, 6),
+    "widest": (1, 512, 4, 4),
+    "chunks": (1, 8, 130, 131),  # in both layouts, the last one not full
+}
+FLOAT, HALF = torch.float32, torch.bfloat16
+# One rounding is 2**-9 in bfloat16, but the interpreter cuts bits off: 2**-7
+TOLERANCE = {FLOAT: 1e-5, torch.float16: 2e-3, HALF: 2.0**-7}
+LARGE_MEAN = 1000.0
+
+
+def make(
+    shape: tuple[int, ...], layout: str, dtype: torch.dtype, device: str, kind: str = "plain"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, weight, bias and the gradient of y, each channel of another mean and size."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    x = torch.randn(shape, generator=generator)
+    c = shape[1]
+    x = x * (1 + torch.rand(1, c, 1, 1, generator=generator))
+    if kind == "faint":  # variance of the size of EPS
+        x = x * EPS**0.5
+    else:
+        x = x + torch.randn(1, c, 1, 1, generator=generator)
+    if kind == "large mean":
+        x = x + LARGE_MEAN
+    weight, bias = torch.randn(2, c, generator=generator)
+    grad = torch.randn(shape, generator=generator) + 0.5
+    x = x.to(device, dtype).contiguous(memory_format=LAYOUTS[layout])
+    grad = grad.to(device).contiguous(memory_format=LAYOUTS[layout])
+    return x.requires_grad_(), *(t.to(device).requires_grad_() for t in (weight, bias)), grad
+
+
+def run(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return norm_silu(x, weight, bias, norm_groups(x.shape[1]), EPS, dtype)[0]
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    away = (found.detach().double() - expected.detach()).abs().max()
+    return float(away / expected.detach().abs().max())
+
+
+def agrees(
+    device: str, *, shape: tuple[int, ...], layout: str, dtype: torch.dtype, out: torch.dtype,
+    kind: str = "plain",
+) -> None:  # fmt: skip
+    """Output and gradients against PyTorch in float64."""
+    x, weight, bias, grad = make(shape, layout, dtype, device, kind)
+    y = run(x, weight, bias, out)
+    assert y.dtype == out and y.stride() == x.stride()
+    grad = grad.to(out)
+    found = torch.autograd.grad(y, (x, weight, bias), grad)
+    exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
+    reference = F.silu(F.group_norm(exact[0], norm_groups(shape[1]), *exact[1:], EPS))
+    expected = torch.autograd.grad(reference, exact, grad.double())
+    assert found[0].dtype == dtype and found[0].stride() == x.stride()
+    # A mean in fp32 is known to 2**-24 of itself, whatever is done after.
+    allowed = 1e-5 + 2.0**-23 * LARGE_MEAN if kind == "large mean" else 1e-5
+    errors = [error(y, reference), *map(error, found, expected)]
+    limits = [max(allowed, TOLERANCE[t.dtype]) for t in (y, *found)]
+    assert all(e <= limit for e, limit in zip(errors, limits)), (errors, limits)
+
+
+def gradients_are_slopes(device: str) -> None:
+    x, weight, bias, _ = make((1, 4, 2, 3), "nhwc", FLOAT, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs in fp32
+        torch.autograd.gradcheck(
+            lambda *t: run(*t, FLOAT), (x, weight, bias), eps=1e-2, atol=5e-3, rtol=5e-3
+        )
+
+
+def does_not_depend_on_the_batch(device: str) -> None:
+    for layout in LAYOUTS:
+        x, weight, bias, grad = make((2, 4, 128, 129), layout, HALF, device)
+        grad = grad.to(HALF)
+        y = run(x, weight, bias, HALF)
+        first = torch.autograd.grad(y, (x, weight, bias), grad)
+        one = x[1:2].detach().requires_grad_()
+        alone = run(one, weight, bias, HALF)
+        (dx,) = torch.autograd.grad(alone, one, grad[1:2])
+        assert torch.equal(alone[0], y[1]) and torch.equal(dx[0], first[0][1])
+
+
+def has_the_same_bits_each_time(device: str) -> None:
+    for layout in LAYOUTS:
+        x, weight, bias, grad = make((2, 8, 16, 17), layout, HALF, device)
+        y, again = (run(x, weight, bias, FLOAT) for _ in range(2))
+        one, two = (torch.autograd.grad(t, (x, weight, bias), grad) for t in (y, again))
+        assert torch.equal(y, again) and all(map(torch.equal, one, two))
+
+
+def takes_any_strides(device: str) -> None:
+    """Slices and broadcasts come out dense, and so do their gradients."""
+    base, weight, bias, _ = make((2, 8, 12, 5), "nchw", FLOAT, device)
+    for x in (base[:, :, ::2], base.transpose(2, 3), base[:1].expand(3, -1, -1, -1)):
+        y, dense = run(x, weight, bias, FLOAT), run(x.contiguous(), weight, bias, FLOAT)
+        assert torch.equal(y, dense)
+        for grad in (torch.ones((), device=device).expand(y.shape), y.detach().mT.clone().mT):
+            one, two = (torch.autograd.grad(t, base, grad, retain_graph=True) for t in (y, dense))
+            assert torch.equal(one[0], two[0])
+
+
+def is_a_proper_operator(device: str) -> None:
+    for layout in LAYOUTS:
+        x, weight, bias, grad = make((2, 8, 3, 4), layout, HALF, device)
+        args = x, weight, bias, 2, EPS, FLOAT
+        torch.library.opcheck(norm_silu, args)
+        _, mean, rstd = norm_silu(*args)
+        plain = (t.detach() for t in (grad, x, weight, bias, mean, rstd))
+        torch.library.opcheck(norm_silu_backward, tuple(plain))
+
+
+def keeps_little(device: str) -> None:
+    """For the backward: x, one mean and one 1 / std per group, and the parameters."""
+    x, weight, bias, _ = make((2, 64, 4, 4), "nchw", HALF, device)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        run(x, weight, bias, HALF)
+    assert sum(t.numel() for t in kept) == x.numel() + 2 * 64 + 2 * 2 * norm_groups(64)
+    assert any(t.data_ptr() == x.data_ptr() and t.dtype == HALF for t in kept)
+
+
+@contextmanager
+def kernels(serve: bool) -> Iterator[None]:
+    before = module.kernels_serve
+    module.kernels_serve = lambda x: serve
+    try:
+        yield
+    finally:
+        module.kernels_serve = before
+
+
+def a_layer_compiles(device: str) -> None:
+    layer = NormSiLU(8).to(device)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    whole = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for layout in LAYOUTS:
+        x, _, _, grad = make((2, 8, 5, 6), layout, HALF, device)
+        with kernels(True), torch.autocast(device, HALF):
+            y, compiled = layer(x), whole(x)
+        assert y.dtype == HALF and compiled.stride() == y.stride() and torch.equal(y, compiled)
+        of = (x, layer.weight, layer.bias)
+        one, two = (torch.autograd.grad(t, of, grad.to(HALF)) for t in (y, compiled))
+        assert all(map(torch.equal, one, two))
+
+
+def a_tokenizer_is_the_same_with_them(device: str) -> None:
+    """Latents and gradients of a whole tokenizer with the kernels against those without."""
+    torch.manual_seed(0)
+    quantizer = VectorQuantizerConfig(num_codes=16, code_dim=8)
+    shape = {"resolution": 8, "channels": 8, "multipliers": (1, 3), "blocks_per_level": 1}
+    config = TokenizerConfig(**shape, middle_blocks=1, quantizer=quantizer)
+    tokenizer = config.build().to(device)
+    for layout in LAYOUTS.values():
+        tokenizer = tokenizer.to(memory_format=layout)
+        images = torch.rand(2, 3, 8, 8, device=device).contiguous(memory_format=layout) * 2 - 1
+        found = []
+        for serve in (True, False):
+            with kernels(serve):
+                latents = tokenizer.latents(images)
+                decoded = tokenizer.decoder(latents)
+                parameters = [*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()]
+                found.append([decoded, *torch.autograd.grad(decoded.square().sum(), parameters)])
+        for one, two in zip(*found):
+            assert torch.allclose(one, two, rtol=1e-4, atol=1e-5 * float(two.abs().max()))
+
+
+def cases() -> dict[str, Callable[[str], None]]:
+    found: dict[str, Callable[[str], None]] = {}
+    for layout in LAYOUTS:
+        for name, shape in SHAPES.items():
+            for dtype in (FLOAT,) if name == "chunks" else (FLOAT, HALF):  # it is slow
+                key = f"{name}, {layout}, {dtype}"
+                found[key] = partial(agrees, shape=shape, layout=layout, dtype=dtype, out=dtype)
+        for kind, name in (("faint", "odd"), ("large mean", "odd"), ("large mean", "chunks")):
+            shape = SHAPES[name]
+            found[f"{kind}, {name}, {layout}"] = partial(
+                agrees, shape=shape, layout=layout, dtype=FLOAT, out=FLOAT, kind=kind
+            )
+        for dtype, out in ((FLOAT, HALF), (HALF, FLOAT), (torch.float16, torch.float16)):
+            found[f"{dtype} to {out}, {layout}"] = partial(
+                agrees, shape=(2, 16, 6, 5), layout=layout, dtype=dtype, out=out
+            )
+    others = (
+        gradients_are_slopes,
+        does_not_depend_on_the_batch,
+        has_the_same_bits_each_time,
+        takes_any_strides,
+        is_a_proper_operator,
+        keeps_little,
+        a_layer_compiles,
+        a_tokenizer_is_the_same_with_them,
+    )
+    return {**found, **{case.__name__: case for case in others}}
+
+
+CASES = cases()
+
+
+def main() -> None:
+    for name, case in CASES.items():
+        try:
+            case("cpu")
+            print(json.dumps([name, ""]), flush=True)
+        except Exception:
+            print(json.dumps([name, traceback.format_exc()]), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
