@@ -1,0 +1,106 @@
+"""The figures as a table, and what is derived from them: rates, ratios and shares of the floor."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import floor_seconds
+
+WIDTH = 150  # columns where no terminal says how many it has
+
+
+def with_floor(row: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
+    """The row with `times_plain`, `floor_seconds` and `share_of_floor` where they are known."""
+    if "error" in row:
+        return row
+    ours, plain = row["ours_seconds"]["median"], row.get("plain_seconds")
+    row["times_plain"] = plain["median"] / ours if plain else None
+    floor = floor_seconds(row, limits)
+    row["floor_seconds"] = floor or None
+    row["share_of_floor"] = floor / ours if floor else None
+    return row
+
+
+def print_table(facts: dict[str, Any]) -> None:
+    """All rows, with where they were measured above them and what failed below."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(
+        f"{facts['device']}, {facts['dtype']}, {facts['scale']} sizes, {facts['threads']} "
+        f"thread(s), torch {facts['torch']}, commit {facts['commit']}, {facts['date']}"
+    )
+    table = Table("row", "unit", box=None)
+    for name in ("ours (min–max)", "plain (min–max)", "x plain", "floor", "of floor"):
+        table.add_column(name, justify="right")
+    for name in ("memory", "plain's", "differ"):
+        table.add_column(name, justify="right")
+    for row in facts["rows"]:
+        if "error" not in row:
+            table.add_row(*cells(row))
+    console.print(table)
+    for row in facts["rows"]:
+        if "error" in row:
+            console.print(f"{row['name']}: {row['error']}", markup=False)
+        elif not row.get("agrees", True):
+            words = f"differs from plain by {row['difference']:.2g}"
+            console.print(f"{row['name']}: {words}, more than {row['tolerance']:g}", markup=False)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One row's texts."""
+    name = row["name"] if row["against"] == "plain" else f"{row['name']} ({row['against']})"
+    floor, share = row["floor_seconds"], row["share_of_floor"]
+    times = row["times_plain"]
+    return [
+        name,
+        row["unit"],
+        spread(row, "ours_seconds"),
+        spread(row, "plain_seconds") if times else row.get("plain_error", "–"),
+        f"{times:.2f}" if times else "–",
+        digits(in_unit(row, floor)) if floor else "–",
+        f"{share:.1%}" if share else "–",
+        megabytes(row["memory"]),
+        megabytes(row.get("plain_memory")),
+        f"{row['difference']:.1g}" if "difference" in row else "–",
+    ]
+
+
+def in_unit(row: dict[str, Any], seconds: float) -> float:
+    """Seconds per call in the row's unit."""
+    return seconds * 1e3 / row["work"] if row["unit"] == "ms" else row["work"] / seconds
+
+
+def spread(row: dict[str, Any], key: str) -> str:
+    """Median (least–most) in the row's unit."""
+    ends = sorted(in_unit(row, row[key][k]) for k in ("min", "max"))
+    return f"{digits(in_unit(row, row[key]['median']))} ({'–'.join(map(digits, ends))})"
+
+
+def digits(value: float) -> str:
+    """Three digits that count, thousands with a comma."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def megabytes(count: int | None) -> str:
+    """Memory in MB; – where it is not known."""
+    return "–" if count is None else f"{count / 1e6:,.0f} MB"
+
+
+def commit() -> str:
+    """Of the working tree, with a + where it was changed; "unknown" outside a repository."""
+    here = Path(__file__).parent
+    commands = ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"]
+    try:
+        found, changed = (
+            subprocess.run(
+                ["git", *words], cwd=here, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found + "+" * bool(changed)
