@@ -97,7 +97,7 @@ def fid(setting: Setting, fast: bool) -> Case:
     divide = setting.pick(1, 4, 8, 16)
     torch.manual_seed(0)
     net = random_inception(divide, torch.device(setting.device))
-    num, side = setting.pick(2048, 64, 32, 24), setting.pick(256, 64, 32, 16)
+    num, side = setting.pick(1024, 64, 32, 24), setting.pick(256, 64, 32, 16)
     pixels = setting.integers(256, num, 3, side, side).to(torch.uint8).cpu()
     reference = fit(net(setting.integers(256, num, 3, side, side, seed=1).to(torch.uint8).cpu()))
     # the plain version knows no thin root, so ours gets none

@@ -25,7 +25,8 @@ from bench.case import Case, Row, Setting, difference
 
 MIN_PAIRS, MAX_PAIRS = 3, 50
 LEAST_SECONDS = 0.01  # shorter calls are repeated within one measurement
-PATIENCE = 6  # times the budget after which fewer than MIN_PAIRS will do
+PATIENCE = 3  # times the budget after which fewer than MIN_PAIRS will do
+LONG_SECONDS = 1.0  # one call of this length is warm-up enough
 
 # FLOP/s by precision, and bytes/s. H200: as measured on one, with strict fp32 a sixth of TF32
 # (guide, performance.md). H100 SXM: the data sheet, dense.
@@ -39,9 +40,10 @@ def in_fresh_process(function: Callable, *arguments: Any) -> Any:
     """`function(*arguments)` where nothing has run before; ValueError where the process died.
 
     Forked, where that is possible, from a server that has imported torch and done nothing else:
-    as fresh as a new interpreter, seconds sooner.
+    as fresh as a new interpreter, seconds sooner. Not with CUDA, which does not survive a fork.
     """
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    method = "forkserver" if forks and not torch.cuda.is_available() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["bench.rows"])
@@ -73,10 +75,10 @@ def measured(case: Case, setting: Setting, budget: float) -> dict[str, Any]:
     """First calls, whose memory and results are looked at, then times in turns."""
     facts: dict[str, Any] = {"shapes": case.shapes, "work": case.work}
     facts["flop"], facts["bytes"], facts["rate"] = case.flop, case.bytes, case.rate
-    ours, facts["memory"] = with_peak_memory(case.ours, setting)
-    calls = {"ours": case.ours, "plain": case.plain}
+    calls, first = {"ours": case.ours, "plain": case.plain}, {}
+    ours, facts["memory"], first["ours"] = with_peak_memory(case.ours, setting)
     try:
-        plain, facts["plain_memory"] = with_peak_memory(case.plain, setting)
+        plain, facts["plain_memory"], first["plain"] = with_peak_memory(case.plain, setting)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -88,17 +90,23 @@ def measured(case: Case, setting: Setting, budget: float) -> dict[str, Any]:
         facts["tolerance"] = case.tolerance
         facts["agrees"] = facts["difference"] <= case.tolerance or setting.precision == "bf16"
     del ours
-    found = in_turns(calls, setting, budget)
+    found = in_turns(calls, first, setting, budget)
     return facts | {f"{who}_seconds": summary(seconds) for who, seconds in found.items()}
 
 
 def in_turns(
-    calls: dict[str, Callable[[], Any]], setting: Setting, budget: float
+    calls: dict[str, Callable[[], Any]], first: dict[str, float], setting: Setting, budget: float
 ) -> dict[str, list[float]]:
-    """Seconds per call of each, who begins alternating, until the budget is spent."""
+    """Seconds per call of each, who begins alternating, until the budget is spent.
+
+    `first` holds the seconds of each first call.
+    """
     repeats = {}
-    for who, call in calls.items():  # a second warm-up says how often to repeat
-        repeats[who] = max(1, math.ceil(LEAST_SECONDS / max(seconds_of(call, 1, setting), 1e-6)))
+    for who, call in calls.items():
+        seconds = first[who]
+        if seconds < LONG_SECONDS:  # a second warm-up says how often to repeat
+            seconds = seconds_of(call, 1, setting)
+        repeats[who] = max(1, math.ceil(LEAST_SECONDS / max(seconds, 1e-6)))
     found: dict[str, list[float]] = {who: [] for who in calls}
     began = time.perf_counter()
     for pair in range(MAX_PAIRS):
@@ -137,8 +145,8 @@ def synchronize(setting: Setting) -> None:
         torch.cuda.synchronize()
 
 
-def with_peak_memory(call: Callable[[], Any], setting: Setting) -> tuple[Any, int | None]:
-    """The result, and how many bytes the call took at its peak beyond what was there before.
+def with_peak_memory(call: Callable[[], Any], setting: Setting) -> tuple[Any, int | None, float]:
+    """The result, the bytes that the call took at its peak beyond what was there, and its seconds.
 
     CUDA: of PyTorch's allocator. CPU: resident memory; None where its peak cannot be set back, as
     for every call but a process's first outside Linux.
@@ -147,14 +155,16 @@ def with_peak_memory(call: Callable[[], Any], setting: Setting) -> tuple[Any, in
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before, began = torch.cuda.memory_allocated(), time.perf_counter()
         result = call()
         torch.cuda.synchronize()
-        return result, torch.cuda.max_memory_allocated() - before
+        seconds = time.perf_counter() - began
+        return result, torch.cuda.max_memory_allocated() - before, seconds
     can_tell = reset_peak_memory()
-    before = resident_peak()
+    before, began = resident_peak(), time.perf_counter()
     result = call()
-    return result, resident_peak() - before if can_tell else None
+    seconds = time.perf_counter() - began
+    return result, resident_peak() - before if can_tell else None, seconds
 
 
 _state = {"called": False}
