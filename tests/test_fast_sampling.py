@@ -156,3 +156,16 @@ def test_a_second_call_captures_nothing_and_moved_weights_do(kind):
     found = generator.sample(7, classes, seed=1)
     assert torch.equal(found.flatten(1), plain(generator, 7, classes, seed=1))
     assert not torch.equal(found, first)
+
+
+@pytest.mark.gpu
+@CUDA
+@pytest.mark.parametrize("kind", [ARConfig, NARConfig])
+def test_a_graph_outlives_the_autocast_it_was_captured_in(kind):
+    generator, classes = tiny(kind).cuda(), CLASSES.cuda()
+    drawn = []
+    for _ in range(3):
+        with torch.autocast("cuda", torch.bfloat16):
+            drawn.append(generator.sample(7, classes, seed=1))
+        torch.full((2**22,), torch.nan, device="cuda")  # over whatever was freed
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
