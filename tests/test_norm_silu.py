@@ -136,7 +136,7 @@ def test_the_output_has_the_dtype_of_autocast():
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
             assert layer(x).dtype == dtype and layer(x.bfloat16()).dtype == dtype
-        assert torch.allclose(layer(x).to(dtype).float(), layer(x), atol=0.02)
+            assert NormSiLU(8).to("meta")(x.to("meta")).dtype == torch.float32  # has no autocast
 
 
 def on_cuda(dtype: torch.dtype) -> SimpleNamespace:

@@ -37,12 +37,18 @@ class NormSiLU(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        device = x.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        dtype = _output_dtype(x)
         if kernels_serve(x):
             return norm_silu(x, self.weight, self.bias, self.num_groups, self.eps, dtype)[0]
         return F.silu(super().forward(x)).to(dtype)
+
+
+def _output_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    # Tensors without data ("meta") have no autocast, and asking for its state there fails.
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def kernels_serve(x: Tensor) -> bool:
