@@ -29,7 +29,7 @@ from bench.measure import ceilings, in_fresh_process, run_row
 from bench.rows import PEERS, ROWS
 from bench.table import commit, print_table, with_floor
 
-SECONDS, QUICK_SECONDS = 10.0, 0.5  # of timing per row
+SECONDS, QUICK_SECONDS = 10.0, 0.8  # of timing per row
 
 Runner = Callable[..., Any]
 

@@ -17,7 +17,7 @@ CHECKED_ROWS = 2048  # as many as a float64 search has memory for
 def inputs(setting: Setting, num_codes: int) -> tuple[Tensor, Tensor]:
     """Rows (N, C), and a codebook (K, C) of the same spread; few rows where codes are many."""
     width = setting.pick(256, 64, 32, 8)
-    entries = setting.pick(0, 2**26, 2**24, 2**14)  # of the whole matrix
+    entries = setting.pick(0, 2**26, 2**23, 2**14)  # of the whole matrix
     num_rows = setting.pick(65_536, *(max(64, min(16_384, entries // num_codes)),) * 3)
     return setting.random(num_rows, width), setting.random(num_codes, width, seed=1)
 
