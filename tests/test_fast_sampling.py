@@ -1,4 +1,4 @@
-"""The fast samplers draw the codes of the plain ones: `bench/plain_sampling.py` is the oracle."""
+"""The fast samplers draw the codes of the plain ones: `bench/plain/sampling.py` is the oracle."""
 
 import copy
 import itertools
@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from bench.plain_sampling import plain_ar, plain_nar
+from bench.plain.sampling import plain_ar, plain_nar
 
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import Generator
