@@ -1,0 +1,19 @@
+"""What a reader of figures has to know of them, in one sentence each."""
+
+from collections.abc import Mapping, Sequence
+
+
+def few_images(distances: Sequence[str], counts: Mapping[str, int], width: int) -> str:
+    """That Fréchet distances of too few images are too large; "" where there are enough.
+
+    With no more images than features the covariance lacks directions. `counts` are the images of
+    both sides, under the words for them; `width` is the number of features.
+    """
+    few = [f"{name} {count}" for name, count in counts.items() if count <= width]
+    if not few or not distances:
+        return ""
+    verb = "is" if len(distances) == 1 else "are"
+    return (
+        f"no more images than the {width} features ({', '.join(few)}): {', '.join(distances)} "
+        f"{verb} biased upwards; compare at equal counts alone"
+    )
