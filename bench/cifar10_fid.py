@@ -26,7 +26,7 @@ from semvq.asset_list import ASSETS
 from semvq.assets import cache_folder
 from semvq.backbones.inception import SIZE, resize_tf1
 from semvq.downloads import download
-from semvq.evaluation.features import load_network
+from semvq.evaluation.features import load_network, strict_fp32
 from semvq.evaluation.frechet import Moments, frechet_distance
 
 SIDE, CHUNK = 32, 64
@@ -52,7 +52,7 @@ def main() -> None:
         "test": len(test),
         "fid": ours,
         "seconds": round(time.perf_counter() - began, 1),
-        "device": o.device,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else o.device,
         "torch": torch.__version__,
     }
     if o.oracle:
@@ -109,7 +109,8 @@ class Packaged(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, 2048)."""
-        return self.held[0]((resize_tf1(images.float(), SIZE) - 128) / 128).double()
+        with strict_fp32():
+            return self.held[0]((resize_tf1(images.float(), SIZE) - 128) / 128).double()
 
 
 def packaged_inception() -> torch.jit.ScriptModule:

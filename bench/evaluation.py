@@ -1,6 +1,6 @@
 """What evaluation costs, as ratios to plain versions in the same run (needs the `test` extra).
 
-    python bench/evaluation.py --width 2048 --rows 512 --images 64
+    python -m bench.evaluation --width 2048 --rows 512 --images 64
 
 Prints JSON: seconds to add rows to `Moments` against one outer product per image; one Fréchet
 distance against SciPy's `sqrtm`, and against itself where images are fewer than features; images

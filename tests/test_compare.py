@@ -1,8 +1,10 @@
 """`semvq compare`: who is compared with what, what the page and its figures hold, and refusals."""
 
+import dataclasses
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,16 +12,24 @@ import torch
 from semvq import compare_command
 from semvq.cli import main
 from semvq.compare_command import open_entrants
-from semvq.data.images import DataConfig, ImageSet, eval_batches, to_float, to_uint8
-from semvq.evaluation import intervals, side_by_side
+from semvq.data.images import DataConfig, ImageSet, eval_batches, load_image, to_float, to_uint8
+from semvq.evaluation import features, intervals, side_by_side
+from semvq.evaluation import photos as evaluated_photos
 from semvq.evaluation.feature_sets import FeatureSums
 from semvq.evaluation.frechet import frechet_distance
+from semvq.evaluation.photos import between_photos, images_at, spread
+from semvq.evaluation.reconstruction import ImageDistances
 from semvq.evaluation.rows import QUALITY, ROWS, figures, scatters
+from semvq.evaluation.sources import UNIT, FileImages
+from semvq.evaluation.warnings import few_images
+from semvq.generators.files import load_generator
 from semvq.metrics import psnr
 from semvq.probe.comparison import Value
+from semvq.probe.teacher_forcing import predict
 from semvq.tokenizer.files import load_tokenizer
 from semvq.training.runs import train_recipe
-from tests.toy import photos, toy_generator, toy_phase1, toy_phase2
+from tests.evaluation_toy import WIDTH, noisy, toy_network
+from tests.toy import DATA, photos, toy_generator, toy_phase1, toy_phase2
 
 CPU = torch.device("cpu")
 NETWORK = "--network mobilenet-v2 --num 70 --photos 3"
@@ -91,6 +101,186 @@ def test_psnr_is_that_of_the_reconstructions(at, runs):
         again = to_float(to_uint8(tokenizer.decode(tokenizer.encode(images))))
     (found,) = record["figures"].values()
     assert found["PSNR"]["value"] == pytest.approx(float(psnr(again, images).mean()), rel=1e-6)
+
+
+@pytest.fixture
+def quickly(at, monkeypatch):
+    """`semvq compare` in a toy network: the page's content and the JSON of a command line."""
+    monkeypatch.setitem(features.NETWORKS, "toy", toy_network())
+    pages = []
+    monkeypatch.setattr(compare_command, "write_comparison", lambda _, page: pages.append(page))
+
+    def run(line: str):
+        assert status(f"compare {line} --network toy --out {at}/p.html --json {at}/f.json") == 0
+        return pages[-1], json.loads((at / "f.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("broken", [0, 4, 11])
+def test_pictures_beside_a_photo_are_its_own_where_a_file_cannot_be_read(quickly, at, runs, broken):
+    data = photos(at / "val", per_class=4, seed=1)
+    names = [ImageSet.open(data).name(i) for i in range(12)]
+    (data / names[broken]).write_bytes(b"")
+    page, _ = quickly(f"toy_phase1 toy_ar --data {data} --photos 6")
+    good = [name for name in names if name != names[broken]]
+    assert page.labels == [good[row] for row in (0, 1, 3, 5, 7, 9)]
+    tokenizer, generator = load_tokenizer(runs / "toy_phase1"), load_generator(runs / "toy_ar")
+    images = to_float(torch.stack([load_image(data / name, DATA) for name in page.labels]))
+    assert torch.equal(page.photos, images)
+    classes = torch.tensor([["blue", "green", "red"].index(n.split("/")[0]) for n in page.labels])
+    with torch.no_grad():
+        codes = tokenizer.encode(images)
+        again = tokenizer.decode(codes).clamp(-1, 1)
+        found = predict(generator, codes, classes)
+    (one,) = page.compared
+    assert torch.allclose(one.reconstructions, again, atol=1e-4)
+    assert torch.equal(one.correct, found.correct)
+    assert torch.allclose(one.entropy, found.entropy, atol=1e-4)
+
+
+def test_every_photo_shows_once_where_there_are_fewer_than_asked_for(quickly, runs):
+    page, _ = quickly("toy_phase1 --data val --photos 20")
+    held_out = ImageSet.open(runs / "val")
+    assert page.labels == [held_out.name(i) for i in range(12)]
+    assert spread(5, 5).tolist() == [0, 1, 2, 3, 4] and spread(9, 3).tolist() == [0, 3, 6]
+
+
+@pytest.mark.parametrize("order", ["toy_nar toy_ar", "toy_ar toy_nar", "toy_nar"])
+def test_samples_are_those_of_the_ar_run_if_there_is_one_and_say_so(quickly, runs, order):
+    page, _ = quickly(f"{order} --data val --train train --num 70 --seed 5")
+    kind = "AR" if "toy_ar" in order else "NAR"
+    generator = load_generator(runs / f"toy_{kind.lower()}")
+    codes = generator.sample(UNIT, torch.arange(UNIT) % 3, 5)
+    images = to_float(to_uint8(load_tokenizer(runs / "toy_phase1").decode(codes)))
+    (one,) = page.compared
+    assert one.samples_by == kind
+    assert torch.equal(one.samples, images[:16])
+
+
+def test_shown_samples_are_the_measured_ones():
+    """A unit is sampled as one whole, so a shorter one may differ in its last bits."""
+    asked = []
+
+    class Drawn:
+        num = 1000
+
+        def units(self, numbers):
+            asked.extend(numbers)
+            yield SimpleNamespace(pixels=torch.zeros(len(asked[-1]), 3, 4, 4, dtype=torch.uint8))
+
+    assert side_by_side._first(Drawn()).shape == (16, 3, 4, 4)
+    Drawn.num = 9
+    assert side_by_side._first(Drawn()).shape == (9, 3, 4, 4)
+    assert asked == [range(UNIT), range(9)]
+
+
+def test_distances_of_few_images_say_so_on_the_page_on_the_terminal_and_in_the_file(
+    quickly, at, capsys
+):
+    noisy(at / "13", (5, 4, 4))
+    page, record = quickly(f"toy_ar --data val --train {at}/13 --num {WIDTH}")
+    error = capsys.readouterr().err
+    rows = {figure.name: figure.note for figure in page.figures}
+    reconstructed, sampled = (
+        f"no more images than the 12 features ({counts} 12): {names} biased upwards; compare at "
+        "equal counts alone"
+        for counts, names in (("photos", "rFID, prediction FID are"), ("samples", "AR FID is"))
+    )
+    assert record["warnings"] == [reconstructed, sampled]
+    assert f"warning: {reconstructed}\n" in error and f"warning: {sampled}\n" in error
+    assert rows["rFID"] == f"{ROWS['rFID'].note}; {reconstructed}"
+    assert rows["prediction FID"].endswith(reconstructed) and rows["AR FID"].endswith(sampled)
+    assert "biased" not in rows["PSNR"]
+
+
+def test_enough_images_need_no_warning(quickly, at, capsys):
+    _, record = quickly(f"toy_ar --data {noisy(at / '13', (5, 4, 4))} --train train --num 13")
+    assert record["warnings"] == [] and "biased" not in capsys.readouterr().err
+    assert few_images(["fid"], {"a": 12, "b": 13}, 12).startswith("no more images than the 12")
+    assert few_images([], {"a": 1}, 12) == few_images(["fid"], {"a": 13}, 12) == ""
+
+
+def test_facts_name_the_device_that_was_used(quickly, monkeypatch):
+    used = []
+    versions = compare_command.versions
+    monkeypatch.setattr(
+        compare_command, "versions", lambda device: used.append(device) or versions(CPU)
+    )
+    monkeypatch.setattr(compare_command, "resolve_device", lambda _: torch.device("cpu", 0))
+    quickly("toy_phase1 --data val")
+    assert used == [torch.device("cpu", 0)]
+
+
+def test_two_different_photos_lie_half_of_the_set_apart(tmp_path, monkeypatch):
+    data = noisy(tmp_path / "sorted", (100, 50, 50))  # neighbours are of one class
+    source = FileImages(ImageSet.open(data), 16)
+    numbers = torch.arange(200)
+    found = between_photos(source, numbers, CPU)
+    rows = spread(200, UNIT)
+    first, second = (images_at(source, part) for part in (rows[:32], rows[32:]))
+    expected = ImageDistances(CPU)(second, first)
+    assert found == {name: float(expected[name].mean()) for name in ("lpips", "low", "semantic")}
+    near = ImageDistances(CPU)(first.roll(1, 0), first)  # of one class
+    assert found["low"] > 1.2 * float(near["low"].mean())
+    assert between_photos(source, numbers[:1], CPU) == {}
+    pair = ImageDistances(CPU)(images_at(source, numbers[180:181]), images_at(source, numbers[:1]))
+    assert between_photos(source, numbers[::180], CPU)["low"] == pytest.approx(float(pair["low"]))
+
+
+def test_a_single_photo_has_no_distance_from_another(quickly, at):
+    data = photos(at / "val", per_class=1)
+    source = FileImages(ImageSet.open(data), 16)
+    assert between_photos(source, torch.tensor([2]), CPU) == {}
+    _, record = quickly(f"toy_phase1 --data {data}")
+    assert "between two different photos: low" in record["facts"]
+
+
+def test_distances_between_photos_are_never_rounded_to_tf32(runs, monkeypatch):
+    assert torch.backends.cudnn.allow_tf32, "torch's default"
+    allowed = []
+
+    class Noting(ImageDistances):
+        def __call__(self, found, wanted):
+            allowed.append(torch.backends.cudnn.allow_tf32)
+            return super().__call__(found, wanted)
+
+    monkeypatch.setattr(evaluated_photos, "ImageDistances", Noting)
+    between_photos(FileImages(ImageSet.open(runs / "val"), 16), torch.arange(12), CPU)
+    assert allowed == [False]
+
+
+def test_the_small_transformer_trains_on_the_tokenizers_device(monkeypatch):
+    devices = []
+
+    def small(codes, held_out, *_):
+        devices.extend([codes.device.type, held_out.device.type])
+        return 1.0
+
+    codes = torch.zeros(4, 2, 2, dtype=torch.int64)
+    monkeypatch.setattr(side_by_side, "small_transformer", small)
+    monkeypatch.setattr(side_by_side, "encode_all", lambda *_: codes)
+    tokenizer = SimpleNamespace(last_layer=torch.empty(1, device="meta"))
+    whole = SimpleNamespace(codes=codes, num_codes=3)
+    rows = side_by_side.code_rows(tokenizer, whole, SimpleNamespace(source=None, seed=0))
+    assert devices == ["meta", "meta"] and "n-gram" in rows
+
+
+def test_guidance_without_dropped_classes_is_refused_before_anything_is_computed(
+    at, runs, capsys, monkeypatch
+):
+    generator = load_generator(runs / "toy_ar")
+    config = dataclasses.replace(generator.config, conditioning_dropout=0.0)
+    monkeypatch.setattr(generator, "config", config)
+    monkeypatch.setattr(compare_command, "load_generator", lambda _: generator)
+    for more in ("--guidance 3", "--top-k 0"):
+        assert status(f"compare toy_ar --data val --train train {more} --network nothing") == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.search("--guidance: expected generators .* the AR run on toy_phase1", first), first
+    assert "--top-k: expected at least 1, found 0" in second
+    compare_command._check_sampling(
+        open_entrants([runs / "toy_ar"], CPU), SimpleNamespace(guidance=1.0, top_k=None)
+    )
 
 
 def test_a_generator_brings_its_own_tokenizer(runs):

@@ -212,6 +212,17 @@ def test_every_picture_is_embedded_once():
     assert len(set(uris)) == len(uris)
 
 
+def test_a_row_of_samples_says_what_drew_them():
+    comparison = toy(num=3)
+    kinds = ("AR", "NAR", "")
+    named = [dataclasses.replace(c, samples_by=k) for c, k in zip(comparison.compared, kinds)]
+    read = Reader(comparison_html(dataclasses.replace(comparison, compared=named)))
+    assert "pixels only · AR" in read.words and "half and half · NAR" in read.words
+    assert comparison.compared[2].name in read.words
+    pictures = [attrs["alt"] for tag, attrs in read.tags if tag == "img"]
+    assert "sample 1 by half and half · NAR" in pictures
+
+
 def test_large_photos_stay_small():
     photos = toy_photos(3, 256)
     items = [toy_compared(str(i), photos, i, 16) for i in (1, 2, 3)]

@@ -397,7 +397,9 @@ def test_few_samples_are_warned_of_and_give_finite_figures(at, capsys, num):
     found = record(line, file=at / "a.json")
     figures = found["figures"]
     assert_finite(figures)
-    (warning,) = found["warnings"]
+    warning, *more = found["warnings"]
+    assert more == [f"no classifier's score (num_images {num}: it takes 10)"] * (num < 10)
+    assert ("score" in figures) == (num >= 10) and "real_score" in figures
     counts = f"num_reference_images {num}, num_images {num}, real_num_images 70"
     assert f"no more images than the 1280 features ({counts}): fid, real_fid are bias" in warning
     assert f"warning: {warning}" in capsys.readouterr().err
@@ -412,7 +414,7 @@ def test_few_reconstructions_are_warned_of_and_give_finite_figures(at, capsys, n
     found = record(line, file=at / "a.json")
     assert_finite(found["figures"])
     (warning,) = found["warnings"]
-    assert f"no more images than the 1280 features (num_images {num}): rfid are bias" in warning
+    assert f"no more images than the 1280 features (num_images {num}): rfid is bias" in warning
     assert f"warning: {warning}" in capsys.readouterr().err
 
 
@@ -425,7 +427,7 @@ def test_a_reference_of_few_images_is_warned_of_too(at):
     samples(at / "few", 9)
     found = record(f"samples {GENERATION} --data {at / 'few'}", file=at / "a.json")
     (warning,) = found["warnings"]
-    assert "than the 12 features (num_reference_images 9): fid are biased" in warning
+    assert "than the 12 features (num_reference_images 9): fid is biased" in warning
 
 
 def test_a_corrupt_image_is_named_once_and_left_out(at):
@@ -444,7 +446,9 @@ def test_a_corrupt_sample_is_named_and_left_out(at):
     found = record(f"{at / 's'} {GENERATION} --data train", file=at / "a.json")
     assert_finite(found["figures"])
     assert found["figures"]["num_images"] == 109 and "score" not in found["figures"]
-    assert "00070.png: expected" in found["warnings"][0]
+    unread, without = found["warnings"]
+    assert "00070.png: expected" in unread
+    assert without == "no classifier's score (num_images 109: a file could not be read)"
 
 
 def test_more_than_a_percent_of_corrupt_images_is_refused(at, capsys):

@@ -95,6 +95,31 @@ def test_sampled_images_are_what_the_generator_draws_and_the_tokenizer_decodes(
     assert source.facts()["seed"] == 5 and source.facts()["sampling"]["steps"] == 3
 
 
+def test_samples_are_drawn_without_tf32(tokenizer, monkeypatch):
+    allowed = []
+
+    class Noting:
+        config, device = toy_generator("nar").task.generator, torch.device("cpu")
+
+        def sample(self, num, *_, **options):
+            allowed.append(torch.backends.cudnn.allow_tf32)
+            return torch.zeros(num, 4, 4, dtype=torch.int64)
+
+    assert torch.backends.cudnn.allow_tf32, "torch's default"
+    source = SampledImages(Noting(), tokenizer, torch.zeros(3, dtype=torch.int64), 0, {})
+    for _ in source.units([range(3)]):
+        assert torch.backends.cudnn.allow_tf32, "only while they are drawn"
+    assert allowed == [False]
+
+
+@pytest.mark.parametrize("name", ["files", "array", "sampled", "unigram"])
+def test_labels_of_a_unit_take_no_others_along(folder, tokenizer, generator, name):
+    """Pickling a view sends its whole storage: 400 kB a unit at 50,000 labels."""
+    source = every_source(folder, tokenizer, generator)[name]
+    for unit in source.units([range(64, 68)]):
+        assert unit.labels.untyped_storage().nbytes() == 4 * 8
+
+
 def test_the_unigram_control_has_the_unigram_distribution(tokenizer, monkeypatch):
     drawn = []
     monkeypatch.setattr(
@@ -219,6 +244,26 @@ def test_saved_images_are_the_samples(tmp_path, tokenizer, generator):
     fewer = replace_num(source, 69)
     with pytest.raises(ValueError, match=r"out: expected .* other images, found 000069\.png"):
         SavedImages(fewer, tmp_path / "out")
+
+
+def test_saved_images_keep_their_numbers_where_a_file_cannot_be_read(tmp_path):
+    folder = samples(tmp_path / "s", 4)
+    spoil(folder, "00001.png")
+    (unit,) = all_of(SavedImages(SampleFiles(folder), tmp_path / "out"))
+    assert unit.numbers.tolist() == [0, 2, 3]
+    assert sorted(p.stem for p in (tmp_path / "out").iterdir()) == ["000000", "000002", "000003"]
+    for index, image in zip((0, 2, 3), pixels_of(4)[[0, 2, 3]]):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / f"out/{index:06d}.png")), image)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_numbers_skip_files_that_cannot_be_read(tmp_path, workers):
+    folder = noisy(tmp_path / "photos", (60, 45, 30))
+    spoil(folder, ImageSet.open(folder).name(66))
+    first, second = FileImages(ImageSet.open(folder), 16, workers).units([range(64), range(64, 70)])
+    assert first.numbers.tolist() == [*range(64)]
+    assert second.first == 64 and second.numbers.tolist() == [64, 65, 67, 68, 69]
+    assert second.labels.tolist() == [1] * 5
 
 
 def replace_num(source, num):

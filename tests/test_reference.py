@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from semvq.evaluation import features, reference
-from semvq.evaluation.feature_sets import KEPT, FeatureSums
+from semvq.evaluation import feature_sets, features, reference
+from semvq.evaluation.feature_sets import KEPT, KEPT_FACT, FeatureSums
 from semvq.evaluation.frechet import frechet_distance
+from semvq.evaluation.kernel import kernel_distance
+from semvq.evaluation.neighbours import neighbour_figures
 from semvq.evaluation.reference import (
     MUST_AGREE,
     check_reference,
@@ -55,7 +57,8 @@ def feature_set(num=50, seed=0, num_classes=3, **facts):
     sums = FeatureSums(num_classes)
     labels = torch.arange(num) % max(num_classes, 1)
     sums.add(torch.rand(num, WIDTH, generator=generator), labels)
-    return sums.result(Setting(toy_net()).feature_facts(16, {"images": "x"}) | facts)
+    found = sums.result(Setting(toy_net()).feature_facts(16, {"images": "x"}))
+    return replace(found, facts=found.facts | facts)
 
 
 @pytest.mark.parametrize("num", [9, 50])  # fewer and more rows than features
@@ -86,14 +89,46 @@ def test_the_file_is_one_that_other_tools_read(tmp_path):
     assert np.allclose(sigma, np.cov(rows, rowvar=False), rtol=0, atol=1e-12)
 
 
-def test_the_first_rows_alone_are_kept(monkeypatch):
-    sums, rows = FeatureSums(), torch.rand(KEPT + 10, 2)
-    for part in rows.split(3000):
+def kept(rows, size=3000):
+    sums = FeatureSums()
+    for part in rows.split(size):
         sums.add(part)
-    found = sums.result({})
-    assert torch.equal(found.features, rows[:KEPT]) and found.gaussian.num == KEPT + 10
+    return sums.result({})
+
+
+def test_up_to_a_number_all_rows_are_kept_in_order():
+    rows = torch.rand(KEPT, 2)
+    assert torch.equal(kept(rows).features, rows)
+
+
+@pytest.mark.parametrize("num", [KEPT + 10, 3 * KEPT])
+def test_of_more_rows_a_random_part_is_kept_whatever_they_come_in(num):
+    rows = torch.arange(2.0 * num).view(-1, 2)
+    found = kept(rows)
+    numbers = found.features[:, 0] / 2
+    assert torch.equal(found.features, rows[numbers.long()])
+    assert len(numbers) == KEPT and bool((numbers.diff() > 0).all()), "in order, each once"
+    assert float(numbers.mean()) == pytest.approx(num / 2, rel=0.02), "of all parts alike"
+    assert found.gaussian.num == num and found.class_counts is None
     assert torch.allclose(found.gaussian.mean, rows.double().mean(0))
-    assert found.class_counts is None
+    for size in (64, 999, num):
+        assert torch.equal(kept(rows, size).features, found.features)
+
+
+def test_a_perfect_sampler_is_no_worse_on_images_in_the_order_of_their_classes(monkeypatch):
+    monkeypatch.setattr(feature_sets, "KEPT", 500)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(30, 4, generator=generator).repeat_interleave(100, 0) * 3
+    in_turn = centres[torch.randperm(3000, generator=generator)]
+    real, fake = (
+        kept(torch.randn(3000, 4, generator=generator) + places, 64).features
+        for places in (centres, in_turn)
+    )
+    assert len(real) == len(fake) == 500
+    distance = kernel_distance(fake, real)
+    assert abs(distance.value) < 3 * distance.error
+    figures = neighbour_figures(real, fake)
+    assert min(figures.values()) > 0.7, figures
 
 
 MU, SIGMA = np.zeros(WIDTH), np.eye(WIDTH)
@@ -150,7 +185,7 @@ def test_broken_statistics_are_refused(here, capsys):
 
 @pytest.mark.parametrize("name", MUST_AGREE)
 def test_statistics_of_something_else_are_refused_with_both_named(tmp_path, name):
-    wanted = Setting(toy_net()).feature_facts(16, {})
+    wanted = Setting(toy_net()).feature_facts(16, {}) | KEPT_FACT
     check_reference(feature_set(), wanted, tmp_path / "r.npz")
     other = feature_set(**{name: "another"})
     expected = re.escape(f"{name} '{wanted[name]}' as the samples have")

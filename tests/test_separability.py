@@ -302,6 +302,14 @@ def test_a_small_transformer_is_its_seeds_and_leaves_the_generator_alone():
     assert small_transformer(train, val, K, num_images=96, seed=4) != first
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_small_transformer_trains_where_the_codes_are():
+    train, val = chain(400, 0)[:, :2], chain(60, 1)[:, :2]
+    found = small_transformer(train.cuda(), val.cuda(), K, num_images=800)
+    assert found == pytest.approx(small_transformer(train, val, K, num_images=800), abs=0.02)
+
+
 def test_every_held_out_image_counts_alike_in_the_small_transformers_figure():
     train, val = chain(40, 0)[:, :3, :3], chain(34, 1)[:, :3, :3]
     val[32:] = torch.tensor([3, 0, 3])  # the last two, a batch of their own, are odd ones

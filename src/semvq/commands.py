@@ -24,6 +24,7 @@ from semvq.data.images import (
 )
 from semvq.data.token_facts import read_facts
 from semvq.evaluate_command import evaluate as evaluate
+from semvq.evaluation.features import strict_fp32
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
 from semvq.recipes import RECIPES, find_recipe
@@ -136,14 +137,12 @@ def probe(options: Namespace) -> None:
     batch = next(iter(eval_batches(image_set.spread(options.num), config, options.num)))
     images = to_float(batch["image"]).to(device)
     classes = batch["label"].to(device) if generator.config.num_classes else None
-    with torch.no_grad():
+    with torch.no_grad(), strict_fp32():  # the figures that `evaluate --protocol probe` has
         codes = tokenizer.encode(images)
         found = predict(generator, codes, classes)
-        make_folder(options.out.parent)
-        write(
-            panel(images, tokenizer.decode(codes), tokenizer.decode(found.codes), found),
-            options.out,
-        )
+        sheet = panel(images, tokenizer.decode(codes), tokenizer.decode(found.codes), found)
+    make_folder(options.out.parent)
+    write(sheet, options.out)
     figures = {
         "top1_accuracy": float(found.correct.float().mean()),
         "cross_entropy": float(found.cross_entropy.mean()),

@@ -1,8 +1,10 @@
 """The command `semvq compare`: tokenizers side by side on one page."""
 
 import json
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,14 +14,15 @@ from semvq.data.images import ImageSet, to_float
 from semvq.evaluate_command import versions
 from semvq.evaluation.features import load_network
 from semvq.evaluation.generation import measure
-from semvq.evaluation.rows import figures, scatters
-from semvq.evaluation.side_by_side import Entrant, Training, between_photos, compare_all
+from semvq.evaluation.photos import between_photos, images_at
+from semvq.evaluation.rows import Rows, figures, scatters
+from semvq.evaluation.side_by_side import Entrant, SideBySide, Training, compare_all, warnings
 from semvq.evaluation.sources import FileImages
 from semvq.evaluation.streaming import Setting
 from semvq.files import CONFIG, family_of, read_json, write_atomically
 from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
-from semvq.probe.comparison import Comparison
+from semvq.probe.comparison import Comparison, Figure
 from semvq.probe.comparison_page import write_comparison
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
@@ -38,33 +41,37 @@ def compare(options: Namespace) -> None:
     at_least_one(num=options.num, photos=options.photos)
     device = resolve_device(options.device)
     entrants = open_entrants(options.runs, device)
+    _check_sampling(entrants, options)
     side = _one_resolution(entrants)
     held_out = ImageSet.open(options.data)
     _check_all_classes(entrants, held_out)
     setting = Setting(load_network(options.network, device), progress=say_progress)
     source = FileImages(held_out, side, options.workers)
     training = _training(options, setting, side, held_out.classes)
-    shown = torch.arange(min(options.photos, len(held_out))) * len(held_out) // options.photos
     for entrant in entrants:
         print(f"{entrant.name}: {entrant.subtitle}")
-    pictures, rows = compare_all(entrants, source, shown, setting, training)
+    found = compare_all(entrants, source, options.photos, setting, training)
     names = [entrant.name for entrant in entrants]
-    facts = _facts(options, setting, source, training)
+    facts = _facts(setting, source, training, found, device)
+    said = warnings(found, setting, training)
     comparison = Comparison(
         title="Tokenizers side by side",
         lead=LEAD,
-        photos=_photos(held_out, shown, side),
-        labels=[held_out.name(int(i)) for i in shown],
-        compared=pictures,
-        figures=figures(rows),
-        scatters=scatters(names, rows),
+        photos=to_float(images_at(source, found.shown)),
+        labels=[held_out.name(number) for number in found.shown.tolist()],
+        compared=found.pictures,
+        figures=_table(found.rows, said),
+        scatters=scatters(names, found.rows),
         facts=list(facts.items()),
     )
     write_comparison(options.out, comparison)
     print(options.out)
+    sentences = list(dict.fromkeys(said.values()))
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
     if options.json:
-        values = [{row: value._asdict() for row, value in one.items()} for one in rows]
-        record = {"figures": dict(zip(names, values)), "facts": facts}
+        values = [{row: value._asdict() for row, value in one.items()} for one in found.rows]
+        record = {"figures": dict(zip(names, values)), "facts": facts, "warnings": sentences}
         write_atomically(options.json, json.dumps(record, indent=1) + "\n")
 
 
@@ -127,6 +134,22 @@ def _short_names(runs: list[Path]) -> dict[Path, str]:
     return dict(zip(runs, names))
 
 
+def _check_sampling(entrants: list[Entrant], options: Namespace) -> None:
+    """ValueError for an option of the samples that a generator would refuse after an hour."""
+    if options.top_k is not None:
+        at_least_one(top_k=options.top_k)
+    if options.guidance in (None, 1.0):
+        return
+    for entrant in entrants:
+        for kind, generator in entrant.generators.items():
+            if not generator.config.conditioning_dropout:
+                raise ValueError(
+                    f"--guidance: expected generators that were trained with classes and "
+                    f"conditioning_dropout above 0, found the {kind} run on {entrant.name} "
+                    "without; leave out the option or the run"
+                )
+
+
 def _one_resolution(entrants: list[Entrant]) -> int:
     sides = {e.tokenizer.config.resolution: e.name for e in entrants}
     if len(sides) > 1:
@@ -156,13 +179,20 @@ def _training(
     return Training(source, measured, options.num, options.seed, both)
 
 
-def _photos(images: ImageSet, shown: torch.Tensor, side: int) -> torch.Tensor:
-    unit = next(FileImages(images.subset(shown.tolist()), side).units([range(len(shown))]))
-    return to_float(unit.pixels)
+def _table(rows: Sequence[Rows], said: Mapping[str, str]) -> list[Figure]:
+    """All figures; what is said of a row stands under its name."""
+    return [
+        replace(figure, note="; ".join(filter(None, (figure.note, said.get(figure.name)))))
+        for figure in figures(rows)
+    ]
 
 
 def _facts(
-    options: Namespace, setting: Setting, source: FileImages, training: Training | None
+    setting: Setting,
+    source: FileImages,
+    training: Training | None,
+    found: SideBySide,
+    device: torch.device,
 ) -> dict[str, str]:
     assert setting.net is not None
     facts = {f"features: {k}": v for k, v in setting.net.facts().items()}
@@ -172,10 +202,9 @@ def _facts(
         facts |= {"samples per transformer": str(training.num_samples), "seed": str(training.seed)}
         chosen = ", ".join(f"{k} {v}" for k, v in training.sampling["AR"].items())
         facts["sampling"] = chosen or "defaults"
-    device = next(setting.net.module.buffers()).device
-    for name, value in between_photos(source, device).items():
+    for name, value in between_photos(source, found.photos, device).items():
         facts[f"between two different photos: {name}"] = f"{value:.3f}"
     facts["intervals"] = "bootstrap over images; none of them covers another training seed"
     if setting.bad:
         facts["left out"] = "; ".join(setting.bad)
-    return facts | {k: str(v) for k, v in versions(torch.device("cpu")).items()}
+    return facts | {k: str(v) for k, v in versions(device).items()}

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import sys
 from argparse import Namespace
 from hashlib import file_digest
@@ -19,7 +20,7 @@ from semvq.command_parts import at_least_one, check_classes, import_code, sampli
 from semvq.data.images import ImageSet
 from semvq.evaluation.feature_sets import FeatureSet
 from semvq.evaluation.features import load_network
-from semvq.evaluation.generation import classes_like, count_codes, generation
+from semvq.evaluation.generation import SPLITS, classes_like, count_codes, generation
 from semvq.evaluation.prediction import likelihood, probe
 from semvq.evaluation.reconstruction import reconstruction
 from semvq.evaluation.reference import open_images, open_reference
@@ -33,6 +34,7 @@ from semvq.evaluation.sources import (
     UnigramImages,
 )
 from semvq.evaluation.streaming import Setting
+from semvq.evaluation.warnings import few_images, no_score
 from semvq.files import CONFIG, WEIGHTS, family_of, read_json, write_atomically
 from semvq.generators.base import Generator
 from semvq.runs import open_generator, open_tokenizer
@@ -73,7 +75,7 @@ def evaluate(options: Namespace) -> None:
         "run": str(options.run),
         "figures": figures,
         "facts": facts | {"fast": options.fast} | versions(fabric.device),
-        "warnings": _warnings(figures, setting),
+        "warnings": _warnings(figures, options.protocol, setting),
     }
     _print(record)
     if options.json:
@@ -235,21 +237,21 @@ def versions(device: torch.device) -> Facts:
     }
 
 
-def _warnings(figures: dict[str, float], setting: Setting) -> list[str]:
+def _warnings(figures: dict[str, float], protocol: str, setting: Setting) -> list[str]:
     """What a reader of the figures has to know."""
     found = [f"could not be read and was left out: {line}" for line in setting.bad]
+    counts = {name: int(n) for name, n in figures.items() if re.search(r"(^|_)num_", name)}
+    if setting.net is None:
+        return found
     distances = [name for name in figures if "fid" in name]
-    counts = {
-        name: int(figures[name]) for name in figures if name.startswith("num_") or "_num_" in name
-    }
-    width = setting.net.width if setting.net else 0
-    few = [f"{name} {count}" for name, count in counts.items() if count <= width]
-    if distances and few:
-        found.append(
-            f"no more images than the {width} features ({', '.join(few)}): {', '.join(distances)} "
-            "are biased upwards; compare them at equal counts alone"
-        )
-    return found
+    found.append(few_images(distances, counts, setting.net.width))
+    if protocol == "generation" and setting.net.logits is not None:
+        judged = {name: n for name, n in counts.items() if name.endswith("num_images")}
+        lacking = {
+            k: n for k, n in judged.items() if k.replace("num_images", "score") not in figures
+        }
+        found.append(no_score(lacking, SPLITS))
+    return [line for line in found if line]
 
 
 def _print(record: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ class InvertedResidualNet(nn.Module):
         x = F.relu6(self.stem(self.normalize(images)))
         for block in self.blocks:
             x = block(x)
-        return F.relu6(self.head(x)).mean((2, 3))
+        return F.relu6(self.head(x)).float().mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to logits (B, 1000)."""

@@ -54,7 +54,7 @@ class InceptionV3(nn.Module):
             raise ValueError(f"expected uint8 images (B, 3, H, W), found {found}")
         x = (resize_tf1(images.float(), SIZE) - 128) / 128
         x = self.layers(x.contiguous(memory_format=torch.channels_last))
-        return x.mean((2, 3))
+        return x.float().mean((2, 3))  # in fast mode too: bf16 would round each sum
 
     def logits(self, features: Tensor) -> Tensor:
         """Features to the 1008 logits of the Inception Score, without bias as it is defined."""

@@ -16,14 +16,14 @@ CHUNK = 32
 
 @torch.no_grad()
 def features(backbone: MobileNetV2, images: Tensor) -> Tensor:
-    """Pooled features (N, 1280) of images (N, 3, H, W) in [-1, 1]; fixed chunks inside."""
+    """Pooled features (N, 1280) of images (N, 3, H, W) in [-1, 1], on the backbone's device."""
     size = (FEATURE_SIZE, FEATURE_SIZE)
-    parts = [
-        backbone.features(
-            F.interpolate(x.float(), size=size, mode="bicubic", antialias=True).clamp(-1, 1)
-        )
-        for x in images.split(CHUNK)
-    ]
+    device = next(backbone.buffers()).device
+    parts = []
+    for chunk in images.split(CHUNK):
+        x = chunk.to(device).float()
+        resized = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+        parts.append(backbone.features(resized.clamp(-1, 1)))
     return torch.cat(parts)
 
 
@@ -32,15 +32,15 @@ class LinearClassifier:
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int, penalty: float = 1e-3) -> None:
         self.mean, self.scale = x.mean(0), x.std(0).clamp_min(1e-6)
-        self.weight = torch.zeros(num_classes, x.shape[1], requires_grad=True)
-        self.bias = torch.zeros(num_classes, requires_grad=True)
+        self.weight = x.new_zeros(num_classes, x.shape[1], requires_grad=True)
+        self.bias = x.new_zeros(num_classes, requires_grad=True)
         parameters = [self.weight, self.bias]
         solver = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
         z = (x - self.mean) / self.scale
 
         def closure() -> Tensor:
             solver.zero_grad()
-            loss = F.cross_entropy(z @ self.weight.T + self.bias, y)
+            loss = F.cross_entropy(z @ self.weight.T + self.bias, y.to(z.device))
             loss = loss + penalty * self.weight.square().sum()
             loss.backward()
             return loss
@@ -62,4 +62,4 @@ def class_agreement(
 
 def accuracy(predicted: Tensor, classes: Tensor) -> float:
     """Share of equal entries."""
-    return float((predicted == classes.cpu()).float().mean())
+    return float((predicted.cpu() == classes.cpu()).float().mean())

@@ -8,12 +8,16 @@ classifier is Inception-v3 with its full weights, logits included; else whoever 
 import torch
 from torch import Tensor
 
+from semvq.evaluation.subsets import SCORE_SPLITS, ranks
+
 
 class ClassifierScore:
-    """The score's mean and spread over `num_splits` parts of `num_images` images, in their order.
+    """The mean and spread of the score over `num_splits` random, but fixed, parts of the images.
 
-    Part s is images s N / S to (s + 1) N / S, rounded down, as in the original code. Sums run in
-    float64, image by image: the same to the last bit however the images come in batches.
+    Parts are as large as in the original code: ranks s N / S to (s + 1) N / S, rounded down. There
+    they follow the order of the images, and a part of files in the order of their classes has one
+    class, a score of 1. Sums run in float64, image by image: the same to the last bit however the
+    images come in batches.
     ValueError for fewer images than parts.
     """
 
@@ -24,6 +28,7 @@ class ClassifierScore:
                 f"{num_splits} splits"
             )
         self.num_images = num_images
+        self._ranks = ranks(num_images, SCORE_SPLITS)
         self._ends = torch.tensor([s * num_images // num_splits for s in range(1, num_splits + 1)])
         self._entropies = torch.zeros(num_splits, dtype=torch.float64)
         self._totals: Tensor | None = None  # of the probabilities, (num_splits, K)
@@ -46,7 +51,7 @@ class ClassifierScore:
             raise ValueError("expected finite logits, found NaN or infinity")
         if self._totals is None:
             self._totals = shares.new_zeros(len(self._ends), shares.shape[1])
-        numbers = torch.arange(self._num, self._num + len(shares))
+        numbers = self._ranks[self._num : self._num + len(shares)]
         splits = torch.bucketize(numbers, self._ends, right=True)
         self._totals.index_add_(0, splits, shares)
         self._entropies.index_add_(0, splits, torch.special.entr(shares).sum(1))

@@ -82,16 +82,19 @@ class FeatureNet:
 
 @contextlib.contextmanager
 def strict_fp32() -> Iterator[None]:
-    """Inside, nothing is rounded to TF32 and every kernel is a deterministic one."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Inside, nothing is rounded to TF32, and cuDNN's kernels are the deterministic ones.
+
+    Whatever a program has set with `torch.set_float32_matmul_precision` holds again afterwards.
+    """
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     try:
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         ):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.set_float32_matmul_precision(matmul)
 
 
 def load_network(name: str, device: torch.device, file: Path | None = None) -> FeatureNet:
@@ -114,7 +117,7 @@ def _inception(device: torch.device, file: Path | None) -> FeatureNet:
         raise ValueError(f"{file}: expected Inception weights, found none named {error}") from error
     return FeatureNet(
         name="inception-v3 (2015-12-05), pool3",
-        weights=_hash({k: v for k, v in tensors.items() if k != "output.weight"}),
+        weights=_hash({k: v for k, v in tensors.items() if not k.startswith("output.")}),
         resize="TF1 bilinear, 299",
         width=NUM_FEATURES,
         module=net,

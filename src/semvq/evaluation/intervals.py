@@ -5,7 +5,7 @@ draws times 1.96 is the half-width. The draws are the same for every tokenizer, 
 of the program. They say nothing of another training seed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -69,9 +69,10 @@ def _of_draws(figure: Callable[[Tensor], float], num_images: int) -> float:
     return _half_width([figure(rows) for rows in _draws(num_images, NUM_SLOW_DRAWS)])
 
 
-def _draws(num_images: int, num_draws: int) -> list[Tensor]:
+def _draws(num_images: int, num_draws: int) -> Iterator[Tensor]:
     rng = np.random.default_rng(0)
-    return [torch.from_numpy(rng.integers(0, num_images, num_images)) for _ in range(num_draws)]
+    for _ in range(num_draws):
+        yield torch.from_numpy(rng.integers(0, num_images, num_images))
 
 
 def _half_width(figures: list) -> float:

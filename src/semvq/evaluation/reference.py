@@ -16,14 +16,14 @@ import torch
 from semvq.backbones.inception import NUM_FEATURES
 from semvq.data.images import ImageSet
 from semvq.data.npz import npz_names, read_npz
-from semvq.evaluation.feature_sets import FeatureSet
+from semvq.evaluation.feature_sets import KEPT_FACT, FeatureSet
 from semvq.evaluation.frechet import Gaussian, with_root
 from semvq.evaluation.generation import measure
 from semvq.evaluation.sources import ArrayImages, FileImages
 from semvq.evaluation.streaming import Setting
 from semvq.files import replace_atomically
 
-MUST_AGREE = ("network", "weights", "resize", "precision", "pixels", "side")
+MUST_AGREE = ("network", "weights", "resize", "precision", "pixels", "side", "kept")
 TrainingImages = FileImages | ArrayImages
 
 
@@ -55,7 +55,7 @@ def open_reference(
     What is measured is kept in `statistics`, if given. None at processes that only help. ValueError
     where there is nothing to compare with, or where a file is of something else than asked for.
     """
-    wanted = setting.feature_facts(side, {})
+    wanted = setting.feature_facts(side, {}) | KEPT_FACT
     if statistics is not None and statistics.exists():
         found = load_reference(statistics)
         check_reference(found, wanted, statistics)

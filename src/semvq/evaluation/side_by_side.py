@@ -6,8 +6,8 @@ easiest codes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,13 @@ from semvq.evaluation.intervals import (
     perplexity_interval,
     sample_interval,
 )
+from semvq.evaluation.photos import NotedImages, spread
 from semvq.evaluation.prediction import Predicted, predict_all
-from semvq.evaluation.reconstruction import ImageDistances, Reconstructed, reconstruct_all
+from semvq.evaluation.reconstruction import Reconstructed, reconstruct_all
 from semvq.evaluation.rows import Rows
-from semvq.evaluation.sources import UNIT, SampledImages, Source
+from semvq.evaluation.sources import UNIT, FileImages, SampledImages, Source
 from semvq.evaluation.streaming import Setting
+from semvq.evaluation.warnings import few_images
 from semvq.generators.base import Generator
 from semvq.metrics import bits, bits_per_pixel, code_usage, perplexity
 from semvq.probe.calibration import expected_calibration_error
@@ -35,6 +37,7 @@ from semvq.probe.comparison import Compared, Value
 from semvq.probe.separability import SMALL_IMAGES, position_nats, small_transformer
 from semvq.tokenizer.model import Tokenizer
 
+KINDS = ("AR", "NAR")  # the first that a tokenizer has draws the samples that are shown
 MASK_RATIO = 0.5  # of the NAR figures
 SHOWN_SAMPLES = 16
 
@@ -63,26 +66,58 @@ class Training:
     sampling: Mapping[str, Mapping[str, Any]]  # options by "AR" or "NAR"
 
 
+class SideBySide(NamedTuple):
+    """Pictures and figures by row of every tokenizer, in their order.
+
+    `photos` int64 (N,) are the numbers of all that could be read, `shown` of those in the pictures.
+    """
+
+    pictures: list[Compared]
+    rows: list[Rows]
+    photos: Tensor
+    shown: Tensor
+
+
 def compare_all(
     entrants: Sequence[Entrant],
-    source: Source,
-    shown: Tensor,
+    source: FileImages,
+    num_shown: int,
     setting: Setting,
     training: Training | None,
-) -> tuple[list[Compared], list[Rows]]:
-    """Pictures of every tokenizer for the photos numbered `shown`, and its figures by row.
+) -> SideBySide:
+    """Measure every tokenizer; at most `num_shown` photos are in the pictures.
 
     What codes alone decide is measured once per code space.
     """
     by_space: dict[str, Rows] = {}
-    found = [_compare(e, source, shown, setting, training, by_space) for e in entrants]
-    return [pictures for pictures, _ in found], [rows for _, rows in found]
+    noted = NotedImages(source)
+    found = [_compare(e, noted, num_shown, setting, training, by_space) for e in entrants]
+    photos = noted.numbers
+    shown = photos[spread(len(photos), num_shown)]
+    return SideBySide([p for p, _ in found], [rows for _, rows in found], photos, shown)
+
+
+def warnings(found: SideBySide, setting: Setting, training: Training | None) -> dict[str, str]:
+    """What has to be said of a row, by its name: which distances are of too few images."""
+    assert setting.net is not None
+    compared = [(["rFID", "prediction FID"], {"photos": len(found.photos)})]
+    if training is not None:
+        num_real = training.features.gaussian.num
+        sides = {"samples": training.num_samples, "training images": num_real}
+        compared.append(([f"{kind} FID" for kind in KINDS], sides))
+    present = {row for rows in found.rows for row in rows}
+    said: dict[str, str] = {}
+    for names, images in compared:
+        distances = [name for name in names if name in present]
+        if sentence := few_images(distances, images, setting.net.width):
+            said |= dict.fromkeys(distances, sentence)
+    return said
 
 
 def _compare(
     entrant: Entrant,
     source: Source,
-    shown: Tensor,
+    num_shown: int,
     setting: Setting,
     training: Training | None,
     by_space: dict[str, Rows],
@@ -99,24 +134,18 @@ def _compare(
         masked = predict_all(nar, entrant.tokenizer, source, setting, MASK_RATIO)
         assert masked is not None
         rows |= masked_rows(masked)
-    samples = None
+    samples: dict[str, Any] = {}
     if training is not None:
         space = entrant.tokenizer.code_space_hash()
         if space not in by_space:
             by_space[space] = code_rows(entrant.tokenizer, whole, training)
         rows |= by_space[space]
-        for kind, generator in entrant.generators.items():
-            drawn = _samples(entrant.tokenizer, generator, kind, training)
+        for kind in (kind for kind in KINDS if kind in entrant.generators):
+            drawn = _samples(entrant.tokenizer, entrant.generators[kind], kind, training)
             rows[f"{kind} FID"] = _generation_fid(drawn, kind, training, setting)
-            samples = samples if samples is not None else _first(drawn)
-    return _pictures(entrant, whole, found, shown, samples), rows
-
-
-def between_photos(source: Source, device: torch.device) -> dict[str, float]:
-    """Mean distances between two different photos: about where nothing is left in common."""
-    unit = next(source.units(iter([range(min(UNIT, source.num))])))
-    found = ImageDistances(device)(unit.pixels.roll(1, 0), unit.pixels)
-    return {name: float(found[name].mean()) for name in ("lpips", "low", "semantic")}
+            samples = samples or {"samples": _first(drawn), "samples_by": kind}
+    shown = spread(len(whole.codes), num_shown)
+    return replace(_pictures(entrant, whole, found, shown), **samples), rows
 
 
 def reconstruction_rows(whole: Reconstructed) -> Rows:
@@ -168,11 +197,11 @@ def masked_rows(found: Predicted) -> Rows:
 
 def code_rows(tokenizer: Tokenizer, whole: Reconstructed, training: Training) -> Rows:
     """How predictable the codes are for models that take seconds to fit."""
-    codes = encode_all(tokenizer, training.source)
+    codes, device = encode_all(tokenizer, training.source), tokenizer.last_layer.device
     nats = position_nats(codes, whole.codes, whole.num_codes)
     per_image = {name: bits(1.0) * x.flatten(1).mean(1) for name, x in nats.items()}
     small = small_transformer(
-        codes, whole.codes, whole.num_codes, num_images=SMALL_IMAGES, seed=training.seed
+        codes.to(device), whole.codes.to(device), whole.num_codes, SMALL_IMAGES, training.seed
     )
     return {
         "unigram": _mean(per_image["unigram"]),
@@ -212,18 +241,16 @@ def _generation_fid(drawn: Source, kind: str, training: Training, setting: Setti
 
 
 def _first(drawn: Source) -> Tensor:
-    """The first samples, to look at, in [-1, 1]."""
-    unit = next(drawn.units(iter([range(min(SHOWN_SAMPLES, drawn.num))])))
-    return to_float(unit.pixels)
+    """The first samples, to look at, in [-1, 1]: of a whole unit, as they were measured."""
+    unit = next(drawn.units(iter([range(min(UNIT, drawn.num))])))
+    return to_float(unit.pixels[:SHOWN_SAMPLES])
 
 
 def _pictures(
-    entrant: Entrant,
-    whole: Reconstructed,
-    found: Predicted | None,
-    shown: Tensor,
-    samples: Tensor | None,
+    entrant: Entrant, whole: Reconstructed, found: Predicted | None, shown: Tensor
 ) -> Compared:
+    """Pictures of the photos in the rows `shown` (n,)."""
+
     def decoded(codes: Tensor) -> Tensor:
         tokenizer = entrant.tokenizer
         with torch.no_grad(), strict_fp32():
@@ -232,7 +259,7 @@ def _pictures(
 
     reconstructions = decoded(whole.codes[shown])
     if found is None:
-        return Compared(entrant.name, entrant.subtitle, reconstructions, samples=samples)
+        return Compared(entrant.name, entrant.subtitle, reconstructions)
     p = found.prediction
     return Compared(
         entrant.name,
@@ -241,7 +268,6 @@ def _pictures(
         predictions=decoded(p.codes[shown]),
         correct=p.correct[shown],
         entropy=p.entropy[shown],
-        samples=samples,
     )
 
 

@@ -39,13 +39,21 @@ SHEET = "grid.png"  # what `semvq sample` puts beside its samples, and is none
 class Images(NamedTuple):
     """One unit: uint8 (n, 3, H, W), classes int64 (n,), and the files that could not be read.
 
-    `first` is the number of its first image.
+    `first` is the number its range begins with; `read` int64 (n,) are the numbers of its images,
+    None where all of them are there.
     """
 
     first: int
     pixels: Tensor
     labels: Tensor
     bad: tuple[str, ...] = ()
+    read: Tensor | None = None
+
+    @property
+    def numbers(self) -> Tensor:
+        """Which image of the source each of these is: int64 (n,)."""
+        consecutive = torch.arange(self.first, self.first + len(self.pixels))
+        return consecutive if self.read is None else self.read
 
 
 class Source(Protocol):
@@ -78,11 +86,11 @@ class FileImages:
         numbers, firsts = tee(numbers)
         for batch, part in zip(batches(self.dataset, numbers, self.num_workers), firsts):
             if "image" in batch:
-                pixels, labels = batch["image"][:, 0], batch["label"]
+                pixels, labels, read = batch["image"][:, 0], batch["label"], batch["index"]
             else:
                 pixels = torch.empty(0, 3, self.side, self.side, dtype=torch.uint8)
-                labels = torch.empty(0, dtype=torch.int64)
-            yield Images(part.start, pixels, labels, batch["bad"])
+                labels = read = torch.empty(0, dtype=torch.int64)
+            yield Images(part.start, pixels, labels, batch["bad"], read)
 
     def facts(self) -> dict[str, Any]:
         """Place, count and fingerprint."""
@@ -164,7 +172,8 @@ class ArrayImages:
         for part in numbers:
             rows = slice(part.start, part.stop)
             pixels = torch.from_numpy(self.pixels[rows].transpose(0, 3, 1, 2).copy())
-            yield Images(part.start, pixels, self.labels[rows])
+            # a view would take all labels along when it is sent to another process
+            yield Images(part.start, pixels, self.labels[rows].clone())
 
     def facts(self) -> dict[str, Any]:
         """Place, count and hash."""
@@ -190,11 +199,12 @@ class SampledImages:
         """See `Source`."""
         conditional = bool(self.generator.config.num_classes)
         for part in numbers:
-            labels = self.labels[part.start : part.stop]
+            labels = self.labels[part.start : part.stop].clone()
             classes = labels.to(self.generator.device) if conditional else None
-            codes = self.generator.sample(
-                len(labels), classes, self.seed, first_index=part.start, **self.options
-            )
+            with strict_fp32():
+                codes = self.generator.sample(
+                    len(labels), classes, self.seed, first_index=part.start, **self.options
+                )
             yield Images(part.start, decode_pixels(self.tokenizer, codes), labels)
 
     def facts(self) -> dict[str, Any]:
@@ -223,7 +233,7 @@ class UnigramImages:
             codes = codes.clamp_max(len(self.cumulative) - 1).view(len(part), *self.grid)
             device = self.tokenizer.last_layer.device
             pixels = decode_pixels(self.tokenizer, codes.to(device))
-            yield Images(part.start, pixels, self.labels[part.start : part.stop])
+            yield Images(part.start, pixels, self.labels[part.start : part.stop].clone())
 
     def facts(self) -> dict[str, Any]:
         """What they are."""
@@ -253,7 +263,7 @@ class SavedImages:
     def units(self, numbers: Iterable[range]) -> Iterator[Images]:
         """See `Source`."""
         for unit in self.source.units(numbers):
-            for index, image in enumerate(unit.pixels, start=unit.first):
+            for index, image in zip(unit.numbers.tolist(), unit.pixels):
                 save_png(to_float(image), self.folder / f"{index:06d}.png")
             yield unit
 

@@ -13,7 +13,7 @@ from torch import Tensor
 Word = TypeVar("Word", int, Tensor)
 
 # Streams keep draws made for different purposes apart.
-AR_CODES, NAR_CODES, NAR_CHOICES, EVALUATION_MASKS, UNIGRAM_CODES, PROBE_MASKS = range(6)
+AR_CODES, NAR_CODES, NAR_CHOICES, EVALUATION_MASKS, UNIGRAM_CODES, PROBE_MASKS, SUBSETS = range(7)
 
 _LOW = 0xFFFFFFFF
 _STEP = 0x9E3779B9  # 2**32 over the golden ratio: no state of all zeros is a fixed point

@@ -25,6 +25,7 @@ class Compared:
     correct: Tensor | None = None  # bool (N, h, w): whether the top-1 code was the true one
     entropy: Tensor | None = None  # float (N, h, w): of the predicted distribution, in nats
     samples: Tensor | None = None  # (M, 3, H', W'); the same M seeds for all tokenizers
+    samples_by: str = ""  # what drew them: transformers of two kinds do not compare by eye
 
     def __post_init__(self) -> None:
         _check_images(f"{self.name}: reconstructions", self.reconstructions)

@@ -271,7 +271,11 @@ def _plots(comparison: Comparison) -> str:
 
 
 def _samples(comparison: Comparison) -> str:
-    drawn = [(c.name, c.samples) for c in comparison.compared if c.samples is not None]
+    drawn = [
+        (" · ".join(filter(None, (c.name, c.samples_by))), c.samples)
+        for c in comparison.compared
+        if c.samples is not None
+    ]
     if not drawn:
         return ""
     num, side = len(drawn[0][1]), max(drawn[0][1].shape[2:])

@@ -214,7 +214,7 @@ def small_transformer(
     """Nats per held-out code of a small AR transformer (2 layers x 128) after `num_images` images.
 
     Codes int64 (N, h, w) and (M, h, w) of one grid; trains where they are, without classes. Equal
-    seeds give equal figures on one machine, and torch's global generator is left as it was.
+    seeds give equal figures on one CPU, and torch's global generator is left as it was.
     Compare tokenizers on the same training images only: of few images the model learns each by
     heart. Raises ValueError as `position_nats`, for num_images below 1, or grids that differ.
     """
