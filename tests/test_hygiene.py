@@ -22,7 +22,7 @@ LONG_FUNCTIONS = {("training/loop.py", "train")}  # the one long story
 
 # A package imports from its own layer or a lower one, in this order.
 LAYERS = (
-    ("config", "files", "metrics", "downloads", "foreign_weights", "asset_list"),
+    ("config", "files", "metrics", "downloads", "foreign_weights", "asset_list", "kernels"),
     ("assets", "photos"),
     ("backbones", "data"),
     ("losses",),
@@ -89,8 +89,8 @@ def code_lines(path: Path) -> int:
     return len(held)
 
 
-# what a reader of the method need not read: lists, an application, the words of the commands, and
-# how other people's files are fetched and read
+# what a reader of the method need not read: lists, an application, the words of the commands, how
+# other people's files are fetched and read, their networks, and code for one kind of device
 COMMAND_LINE = (
     "cli",
     "commands",
@@ -104,7 +104,10 @@ NOT_CORE = (
     "interop",
     "downloads",
     "asset_list",
+    "assets",
     "foreign_weights",
+    "backbones",
+    "kernels",
     "demo",
     *COMMAND_LINE,
 )

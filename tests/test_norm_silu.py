@@ -74,7 +74,7 @@ def test_a_batch_of_more_than_two_to_the_31_elements(layout):
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from semvq.tokenizer import norm_silu_kernels as kernels
+from semvq.kernels import norm_silu as kernels
 
 HALVES = ("x", "y", "grad", "dx")
 NAMES = ("_partial_moments", "_merge_moments", "_apply")
@@ -153,8 +153,8 @@ def test_kernels_are_for_cuda_and_not_for_float64(monkeypatch):
 
 def test_without_triton_there_is_one_warning_and_the_plain_expression(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "semvq.tokenizer.norm_silu_kernels", raising=False)
-    monkeypatch.delattr("semvq.tokenizer.norm_silu_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "semvq.kernels.norm_silu", raising=False)
+    monkeypatch.delattr("semvq.kernels.norm_silu", raising=False)
     module._kernels_run.cache_clear()
     with pytest.warns(UserWarning, match="expected Triton.*found ModuleNotFoundError.*install"):
         assert not module.kernels_serve(on_cuda(torch.float32))
@@ -175,3 +175,14 @@ def test_nothing_is_tried_while_a_graph_is_traced(monkeypatch):
 
 def test_triton_is_not_imported_with_the_layers():
     python("-c", "import sys, semvq.tokenizer.model; assert 'triton' not in sys.modules")
+
+
+def test_kernels_that_compute_something_else_are_not_used(monkeypatch):
+    def wrong(x, weight, bias, groups, eps, dtype):
+        return torch.zeros_like(x), None, None
+
+    monkeypatch.setattr(module, "norm_silu", wrong)
+    module._kernels_run.cache_clear()
+    with pytest.warns(UserWarning, match="found ArithmeticError: results off by"):
+        assert not module.kernels_serve(on_cuda(torch.float32))
+    module._kernels_run.cache_clear()

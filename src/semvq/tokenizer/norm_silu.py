@@ -1,6 +1,6 @@
 """GroupNorm followed by SiLU as one layer: what stands before every convolution of the tokenizer.
 
-On CUDA it runs the Triton kernels of `norm_silu_kernels`, which read and write a fraction of what
+On CUDA it runs the Triton kernels in `kernels`, which read and write a fraction of what
 the two layers move one after the other; elsewhere it is the plain torch expression.
 """
 
@@ -61,10 +61,17 @@ def kernels_serve(x: Tensor) -> bool:
 
 @functools.cache
 def _kernels_run(device: torch.device) -> bool:
-    # Triton may be missing, find no C compiler, or not know the card: only a trial tells.
+    # Triton may be missing, find no C compiler, not know the card, or compute something else on
+    # one nobody has tried: only a trial tells.
     try:
-        one = torch.ones(1, device=device)
-        norm_silu(one.reshape(1, 1, 1, 1), one, one, 1, EPS, torch.float32)
+        x = torch.linspace(-3, 5, 2 * 12 * 7 * 5, device=device).reshape(2, 12, 7, 5)
+        weight, bias = torch.linspace(-1, 2, 24, device=device).reshape(2, 12)
+        expected = F.silu(F.group_norm(x, 3, weight, bias, EPS))
+        for layout in (torch.contiguous_format, torch.channels_last):
+            here = x.contiguous(memory_format=layout)
+            found, *_ = norm_silu(here, weight, bias, 3, EPS, torch.float32)
+            if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
+                raise ArithmeticError(f"results off by {float((found - expected).abs().max()):g}")
     except Exception as error:
         warnings.warn(
             f"expected Triton to run on {device}, for the tokenizer's fused GroupNorm and SiLU; "
@@ -89,7 +96,7 @@ def norm_silu(
     `x` is (B, C, H, W), `weight` and `bias` are (C,). Only the first result has gradients, and
     these have none themselves.
     """
-    from semvq.tokenizer import norm_silu_kernels as kernels
+    from semvq.kernels import norm_silu as kernels
 
     return kernels.forward(_dense(x), weight, bias, groups, eps, dtype)
 
@@ -107,7 +114,7 @@ def norm_silu_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias from that of `norm_silu`'s first result."""
-    from semvq.tokenizer import norm_silu_kernels as kernels
+    from semvq.kernels import norm_silu as kernels
 
     x = _dense(x)
     grad = grad.contiguous(memory_format=_memory_format(x))
