@@ -178,10 +178,12 @@ def test_triton_is_not_imported_with_the_layers():
 
 
 def test_kernels_that_compute_something_else_are_not_used(monkeypatch):
-    def wrong(x, weight, bias, groups, eps, dtype):
-        return torch.zeros_like(x), None, None
+    def plain(x, weight, bias, groups, eps, dtype):
+        return F.silu(F.group_norm(x, groups, weight, bias, eps)), None, None
 
-    monkeypatch.setattr(module, "norm_silu", wrong)
+    monkeypatch.setattr(module, "norm_silu", plain)  # right, but for its gradients
+    wrong = (torch.zeros(2, 12, 7, 5), torch.zeros(12), torch.zeros(12))
+    monkeypatch.setattr(module, "norm_silu_backward", lambda *_: wrong)
     module._kernels_run.cache_clear()
     with pytest.warns(UserWarning, match="found ArithmeticError: results off by"):
         assert not module.kernels_serve(on_cuda(torch.float32))

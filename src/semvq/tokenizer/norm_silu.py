@@ -64,14 +64,8 @@ def _kernels_run(device: torch.device) -> bool:
     # Triton may be missing, find no C compiler, not know the card, or compute something else on
     # one nobody has tried: only a trial tells.
     try:
-        x = torch.linspace(-3, 5, 2 * 12 * 7 * 5, device=device).reshape(2, 12, 7, 5)
-        weight, bias = torch.linspace(-1, 2, 24, device=device).reshape(2, 12)
-        expected = F.silu(F.group_norm(x, 3, weight, bias, EPS))
         for layout in (torch.contiguous_format, torch.channels_last):
-            here = x.contiguous(memory_format=layout)
-            found, *_ = norm_silu(here, weight, bias, 3, EPS, torch.float32)
-            if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
-                raise ArithmeticError(f"results off by {float((found - expected).abs().max()):g}")
+            _try(device, layout)
     except Exception as error:
         warnings.warn(
             f"expected Triton to run on {device}, for the tokenizer's fused GroupNorm and SiLU; "
@@ -81,6 +75,22 @@ def _kernels_run(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def _try(device: torch.device, layout: torch.memory_format) -> None:
+    """ArithmeticError where a small map's result or gradients are not plain PyTorch's."""
+    x = torch.linspace(-3, 5, 840, dtype=torch.float32, device=device).reshape(2, 12, 7, 5)
+    x = x.contiguous(memory_format=layout)
+    weight, bias = torch.linspace(-1, 2, 24, dtype=torch.float32, device=device).reshape(2, 12)
+    with torch.enable_grad():
+        inputs = [t.detach().requires_grad_() for t in (x, weight, bias)]
+        y = F.silu(F.group_norm(inputs[0], 3, *inputs[1:], EPS))
+        expected = (y, *torch.autograd.grad(y, inputs, x))
+    found, mean, rstd = norm_silu(x, weight, bias, 3, EPS, torch.float32)
+    gradients = norm_silu_backward(x, x, weight, bias, mean, rstd)
+    for a, b in zip((found, *gradients), expected):
+        if not torch.allclose(a, b, rtol=1e-3, atol=1e-3):
+            raise ArithmeticError(f"results off by {float((a - b).abs().max()):g}")
 
 
 # Operators, not plain calls of the kernels: torch.compile and autograd look no further than these
