@@ -147,7 +147,7 @@ def _vgg16(device: torch.device, file: Path | None) -> FeatureNet:
     net = VGG16Features(tensors).to(device).eval()
 
     def features(images: Tensor) -> Tensor:
-        return net(resized(images), ("relu5_3",))["relu5_3"].mean((2, 3))
+        return net(resized(images), ("relu5_3",))["relu5_3"].float().mean((2, 3))
 
     return FeatureNet(
         "VGG16, relu5_3, mean", _hash(tensors), _resize_words(), 512, net, features, logits=None
