@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -21,13 +22,15 @@ from semvq.backbones.vgg import load_lpips_linear, load_vgg16
 from semvq.data.images import ImageSet, to_float, to_uint8
 from semvq.data.npz import save_npz
 from semvq.evaluation import features
+from semvq.evaluation.features import load_network
 from semvq.evaluation.frechet import fit, frechet_distance
 from semvq.evaluation.generation import classes_like
 from semvq.evaluation.kernel import kernel_distance
 from semvq.evaluation.neighbours import neighbour_figures
-from semvq.evaluation.prediction import MASK_SEED
+from semvq.evaluation.prediction import MASK_SEED, likelihood
+from semvq.evaluation.reconstruction import encoded
 from semvq.evaluation.sources import FileImages, UnigramImages
-from semvq.evaluation.streaming import one_thread
+from semvq.evaluation.streaming import Setting, one_thread
 from semvq.generators.files import load_generator
 from semvq.metrics import perplexity, psnr, soft_perplexity, ssim
 from semvq.probe.calibration import expected_calibration_error
@@ -35,12 +38,14 @@ from semvq.probe.layers import LOW_LAYERS, SEMANTIC_LAYERS, layer_distances
 from semvq.probe.masked import predict_masked
 from semvq.probe.teacher_forcing import predict
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer
+from semvq.tokenizer.model import Tokenizer
 from semvq.training.runs import train_recipe
 from tests.evaluation_toy import noisy, pixels_of, record, samples, status, toy_net, toy_network
 from tests.toy import toy_generator, toy_phase1
 
 pytestmark = pytest.mark.slow
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 SIZE = 64  # of the classifier's input, an eighth of the work of 224
 NUM = 135  # images: two units and a rest
@@ -333,6 +338,11 @@ def test_facts_say_what_the_figures_depend_on(plain, name):
     assert facts["tokenizer"] == assets.tensors_hash(load_file("toy_phase1/model.safetensors"))
     assert facts["semvq"] == semvq.__version__ and facts["torch"] == torch.__version__
     assert facts["python"] == ".".join(map(str, sys.version_info[:3])) and facts["device"]
+    assert facts["pillow"] == PIL.__version__
+    assert (facts["side"], facts["precision"]) == (16, "float32") and "uint8" in facts["pixels"]
+    assert ("lpips" in figures) == ("vgg16 weights" in facts) == ("lpips-linear weights" in facts)
+    assert facts.get("vgg16 weights") in (None, load_network("vgg16", CPU).weights)
+    assert facts.get("lpips-linear weights") in (None, assets.tensors_hash(load_lpips_linear()))
     assert figures["num_images"] == NUM
     if name != "likelihood-ar":
         assert facts["network"] == "MobileNetV2, pooled" and facts["fast"] is False
@@ -344,6 +354,7 @@ def test_facts_say_what_the_figures_depend_on(plain, name):
         assert reference["source"]["count"] == figures["num_reference_images"] == NUM
         assert facts["samples"]["count"] == NUM and facts["samples"]["seed"] == 0
         assert facts["samples"]["sampling"]["temperature"] == 1.0
+        assert facts["unigram of"]["taken"] == f"all of {NUM}"
         assert facts["controls"] == ["unigram", "real"] and facts["classes"] == "as in the data"
         assert facts["score"] == "classifier score (MobileNetV2)"
     else:
@@ -360,6 +371,45 @@ def test_a_likelihood_never_stands_without_the_quality_of_its_tokenizer(plain, k
     assert figures[f"{name}_bits_per_code"] == pytest.approx(nats / math.log(2))
     assert figures[f"{name}_bits_per_pixel"] == pytest.approx(nats / math.log(2) / 16)
     assert "network" not in plain(f"likelihood-{kind}")["facts"]
+
+
+def test_a_likelihood_of_one_image_takes_no_features(at):
+    source = FileImages(ImageSet.open("train").subset([7]), 16)
+    models = load_generator("toy_ar"), load_tokenizer("toy_phase1")
+    figures = dict(likelihood(*models, source, Setting()))
+    assert figures["num_images"] == 1
+    assert_finite(figures)
+
+
+def test_the_control_takes_a_part_of_many_training_images(at, monkeypatch):
+    monkeypatch.setattr("semvq.evaluate_command.MAX_CODED", 40)
+    seen = []
+    monkeypatch.setattr("semvq.evaluation.generation.encoded", noting(seen))
+    found = record(f"toy_nar {GENERATION} --data train --num 20", file=at / "a.json")
+    assert sum(seen) == 40 and found["facts"]["unigram of"]["taken"] == f"random 40 of {NUM}"
+    assert found["figures"]["num_reference_images"] == NUM
+
+
+def noting(seen: list[int]):
+    def call(tokenizer, pixels):
+        seen.append(len(pixels))
+        return encoded(tokenizer, pixels)
+
+    return call
+
+
+def test_large_units_pass_in_small_chunks(at, monkeypatch):
+    seen, forward = set(), Tokenizer.decode
+
+    def decode(self, codes):
+        seen.add(len(codes))
+        return forward(self, codes)
+
+    monkeypatch.setattr(Tokenizer, "decode", decode)
+    line = "--data train --network toy"
+    record(f"toy_phase1 --protocol reconstruction {line} --batch-size 999", file=at / "a.json")
+    record(f"toy_ar --protocol probe {line}", file=at / "a.json")
+    assert seen == {16, NUM % 64}, "chunks, and the last unit's rest"
 
 
 def test_another_decoder_is_another_hash(at):

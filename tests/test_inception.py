@@ -15,7 +15,7 @@ from semvq.backbones.inception import NUM_FEATURES, SIZE, InceptionV3, resize_tf
 from semvq.data.images import ImageSet
 from semvq.data.pixels import crop_resize, to_tensor
 from semvq.downloads import download
-from semvq.evaluation.features import load_network, read_inception
+from semvq.evaluation.features import NETWORKS, load_network, read_inception
 from semvq.photos import fruit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.load:DeprecationWarning")
@@ -247,6 +247,25 @@ def test_weights_files_are_told_apart_by_content(script, weights, tmp_path):
     save_file(other, tmp_path / "other.safetensors")
     network = load_network("inception", CPU, tmp_path / "other.safetensors")
     assert network.weights != assets.find("inception").sha256
+
+
+def test_features_of_one_network_have_one_hash_whatever_classifier_comes_with_it(weights, tmp_path):
+    classifier = {"output.weight": torch.zeros(1008, 2048), "output.bias": torch.zeros(1008)}
+    features = {k: v for k, v in weights.items() if not k.startswith("output.")}
+    save_file(features | classifier, tmp_path / "full.safetensors")
+    network = load_network("inception", CPU, tmp_path / "full.safetensors")
+    assert network.weights == assets.find("inception").sha256 and network.logits is not None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fast_features_are_averaged_in_single_precision(monkeypatch, name):
+    monkeypatch.setattr("semvq.evaluation.features.CLASSIFIER_SIZE", 64)
+    network = load_network(name, CPU)
+    images = fruit_photos(1, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = network.features(images)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, found.bfloat16().float()), "no rounding after the mean"
 
 
 def test_files_that_hold_no_inception_are_refused(weights, tmp_path):

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import PIL
 import pytest
 import torch
 
@@ -286,6 +287,34 @@ def test_our_statistics_do_as_data_too(here):
     by_data = record(f"{LINE} toy --data r.npz", file=here / "b.json")
     assert by_data["figures"] == by_file["figures"]
     assert by_data["facts"]["reference"] == by_file["facts"]["reference"]
+
+
+def test_statistics_twice_are_refused_whichever_would_be_taken(here, capsys):
+    rows = np.random.default_rng(0).random((99, WIDTH))
+    numbers = {"mu": rows.mean(0), "sigma": np.cov(rows, rowvar=False)}
+    np.savez("numbers.npz", **numbers)
+    np.savez("batch.npz", **numbers, arr_0=pixels_of(9))
+    line = "--data train --statistics r.npz"
+    for name in ("absent.npz", "r.npz"):  # would be written, or taken
+        for data in ("numbers.npz", "batch.npz"):
+            capsys.readouterr()
+            assert status(f"evaluate {LINE} inception --data {data} --statistics {name}") == 2
+            assert_one_line(
+                capsys, f"{data}: expected images alone beside --statistics {name}, fou"
+            )
+        record(f"{LINE} inception {line}", file=here / "a.json")
+    assert not (here / "absent.npz").exists()
+
+
+def test_versions_are_kept_and_need_not_agree(here):
+    found = record(f"{LINE} toy --data train --statistics r.npz", file=here / "a.json")
+    kept = load_reference(here / "r.npz")
+    assert kept.facts["versions"]["pillow"] == PIL.__version__
+    assert kept.facts["versions"].items() <= found["facts"].items()
+    save_reference(replace(kept, facts=kept.facts | {"versions": {"torch": "0"}}), here / "r.npz")
+    again = record(f"{LINE} toy --data train --statistics r.npz", file=here / "b.json")
+    assert again["figures"] == found["figures"]
+    assert again["facts"]["reference"]["versions"] == {"torch": "0"}
 
 
 def test_images_to_compare_with(here):

@@ -1,7 +1,6 @@
 """The command `semvq evaluate`: one protocol on one run, its figures and all they depend on."""
 
 import json
-import platform
 import re
 import sys
 from argparse import Namespace
@@ -14,7 +13,6 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-import semvq
 from semvq import assets
 from semvq.command_parts import at_least_one, check_classes, import_code, sampling_options
 from semvq.data.images import ImageSet
@@ -22,7 +20,7 @@ from semvq.evaluation.feature_sets import FeatureSet
 from semvq.evaluation.features import load_network
 from semvq.evaluation.generation import SPLITS, classes_like, count_codes, generation
 from semvq.evaluation.prediction import likelihood, probe
-from semvq.evaluation.reconstruction import reconstruction
+from semvq.evaluation.reconstruction import distance_facts, reconstruction
 from semvq.evaluation.reference import open_images, open_reference
 from semvq.evaluation.sources import (
     ArrayImages,
@@ -34,6 +32,8 @@ from semvq.evaluation.sources import (
     UnigramImages,
 )
 from semvq.evaluation.streaming import Setting
+from semvq.evaluation.subsets import CODED_IMAGES, SomeImages
+from semvq.evaluation.versions import versions as versions
 from semvq.evaluation.warnings import few_images, no_score
 from semvq.files import CONFIG, WEIGHTS, family_of, read_json, write_atomically
 from semvq.generators.base import Generator
@@ -43,6 +43,7 @@ from semvq.training.distributed import World, start_engine
 from semvq.training.journal import say_progress
 from semvq.training.runs import resolve_device
 
+MAX_CODED = 20_000  # training images whose codes are counted: enough for one distribution
 DIGITS = 6  # significant ones, of printed figures
 Facts = dict[str, Any]
 
@@ -67,7 +68,6 @@ def evaluate(options: Namespace) -> None:
         return
     if options.fast and net:
         figures["fast_feature_difference"] = setting.differences[0]
-    facts |= net.facts() if net else {}
     if net and any(name.endswith("score") for name in figures):
         facts["score"] = net.score
     record = {
@@ -89,21 +89,29 @@ def _reconstruction(
     tokenizer, facts = _tokenizer_of(options, device)
     source = _held_out(options, tokenizer)
     figures = dict(reconstruction(tokenizer, source, setting))
-    return figures, facts | {"images": source.facts()}
+    return figures, facts | _seen(setting, "images", source) | distance_facts()
 
 
 def _likelihood(
     options: Namespace, setting: Setting, device: torch.device
 ) -> tuple[dict[str, float], Facts]:
     generator, tokenizer, source, facts = _generator_and_images(options, device)
-    return dict(likelihood(generator, tokenizer, source, setting)), facts
+    figures = dict(likelihood(generator, tokenizer, source, setting))
+    return figures, facts | _seen(setting, "images", source) | distance_facts()
 
 
 def _probe(
     options: Namespace, setting: Setting, device: torch.device
 ) -> tuple[dict[str, float], Facts]:
     generator, tokenizer, source, facts = _generator_and_images(options, device)
-    return dict(probe(generator, tokenizer, source, setting)), facts
+    figures = dict(probe(generator, tokenizer, source, setting))
+    return figures, facts | _seen(setting, "images", source) | distance_facts()
+
+
+def _seen(setting: Setting, name: str, source: Source) -> Facts:
+    """What the figures of a source depend on; what the source is stands under `name`."""
+    facts = setting.feature_facts(source.side, source.facts())
+    return {name: facts.pop("source"), **facts}
 
 
 def _generation(
@@ -128,30 +136,19 @@ def _generation(
         data = open_images(options.data, side, options.pixel_range, options.workers)
         reference = open_reference(data, options.data, options.statistics, setting, side)
         labels, facts = torch.zeros(samples.num, dtype=torch.int64), {}
-    controls = _controls(options, setting, data, side, tokenizer, labels)
+    controls: dict[str, Source] = {}
+    if tokenizer is not None and data is not None:
+        coded = SomeImages(data, MAX_CODED, CODED_IMAGES)
+        counts = count_codes(tokenizer, coded, setting)
+        controls["unigram"] = UnigramImages(tokenizer, counts, tokenizer.grid, labels, options.seed)
+        facts["unigram of"] = coded.facts()
+    if options.val is not None:
+        controls["real"] = FileImages(ImageSet.open(options.val), side, options.workers)
     facts["controls"] = list(controls) or "none: give --data images, and --val for held-out ones"
-    facts |= {"samples": samples.facts(), "reference": reference and reference.facts}
+    facts |= _seen(setting, "samples", samples) | {"reference": reference and reference.facts}
     if options.save_images:
         samples = SavedImages(samples, options.save_images)
     return dict(generation(samples, reference, setting, controls)), facts
-
-
-def _controls(
-    options: Namespace,
-    setting: Setting,
-    data: Source | None,
-    side: int,
-    tokenizer: Tokenizer | None,
-    labels: torch.Tensor,
-) -> dict[str, Source]:
-    """Sources to stand beside the samples, by the prefix of their figures."""
-    controls: dict[str, Source] = {}
-    if tokenizer is not None and data is not None:
-        counts = count_codes(tokenizer, data, setting)
-        controls["unigram"] = UnigramImages(tokenizer, counts, tokenizer.grid, labels, options.seed)
-    if options.val is not None:
-        controls["real"] = FileImages(ImageSet.open(options.val), side, options.workers)
-    return controls
 
 
 def _class_counts(
@@ -211,8 +208,7 @@ def _generator_and_images(
     generator, tokenizer, names = open_generator(options.run, options.decoder, device)
     source = _held_out(options, tokenizer)
     check_classes(source.image_set, names, generator.config.num_classes)
-    facts = _run_facts(options.run, tokenizer)
-    return generator, tokenizer, source, facts | {"images": source.facts()}
+    return generator, tokenizer, source, _run_facts(options.run, tokenizer)
 
 
 def _run_facts(run: Path, tokenizer: Tokenizer) -> Facts:
@@ -223,17 +219,6 @@ def _run_facts(run: Path, tokenizer: Tokenizer) -> Facts:
         "model": digest,
         "tokenizer": assets.tensors_hash(state),  # of a generator's run, with its decoder
         "code space": tokenizer.code_space_hash(),
-    }
-
-
-def versions(device: torch.device) -> Facts:
-    """What a number may depend on beside its inputs."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": name,
-        "semvq": semvq.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 

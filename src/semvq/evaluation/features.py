@@ -46,6 +46,11 @@ class FeatureNet:
     logits: Callable[[Tensor], Tensor] | None
     score: str = ""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.module.buffers()).device
+
     def facts(self) -> dict[str, str]:
         """Name, weights and resize, as every result carries them."""
         return {"network": self.name, "weights": self.weights, "resize": self.resize}
@@ -60,22 +65,20 @@ class FeatureNet:
     def class_logits(self, features: Tensor) -> Tensor:
         """Logits (B, K) on the CPU of features (B, D); only where the weights have a classifier."""
         assert self.logits is not None, f"{self.name} has no classifier"
-        device = next(self.module.buffers()).device
         with strict_fp32():
-            return self.logits(features.to(device)).cpu()
+            return self.logits(features.to(self.device)).cpu()
 
     @torch.no_grad()
     def fast(self, images: Tensor) -> Tensor:
         """As the call, in bfloat16 where the device gains by it: a little off, see `evaluate`."""
-        with torch.autocast(next(self.module.buffers()).device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             return self._in_chunks(images)
 
     def _in_chunks(self, images: Tensor) -> Tensor:
-        device = next(self.module.buffers()).device
         parts = []
         for chunk in images.split(CHUNK):
             missing = chunk.new_zeros(CHUNK - len(chunk), *chunk.shape[1:])
-            found = self.features(torch.cat([chunk, missing]).to(device))
+            found = self.features(torch.cat([chunk, missing]).to(self.device))
             parts.append(found[: len(chunk)].float().cpu())
         return torch.cat(parts)
 
@@ -147,7 +150,7 @@ def _vgg16(device: torch.device, file: Path | None) -> FeatureNet:
     net = VGG16Features(tensors).to(device).eval()
 
     def features(images: Tensor) -> Tensor:
-        return net(resized(images), ("relu5_3",))["relu5_3"].mean((2, 3))
+        return net(resized(images), ("relu5_3",))["relu5_3"].float().mean((2, 3))
 
     return FeatureNet(
         "VGG16, relu5_3, mean", _hash(tensors), _resize_words(), 512, net, features, logits=None

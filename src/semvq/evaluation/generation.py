@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semvq.data.images import to_float
 from semvq.evaluation.classifier_score import ClassifierScore
 from semvq.evaluation.feature_sets import FeatureSet, FeatureSums
-from semvq.evaluation.features import strict_fp32
 from semvq.evaluation.frechet import frechet_distance
 from semvq.evaluation.kernel import kernel_distance
 from semvq.evaluation.neighbours import DENSITY_K, neighbour_figures
-from semvq.evaluation.reconstruction import Figures
+from semvq.evaluation.reconstruction import Figures, encoded
 from semvq.evaluation.sources import Images, Source
 from semvq.evaluation.streaming import Results, Setting, in_order, one_thread
 from semvq.tokenizer.model import Tokenizer
@@ -102,8 +100,7 @@ def count_codes(tokenizer: Tokenizer, source: Source, setting: Setting) -> Tenso
     counts = torch.zeros(tokenizer.num_codes, dtype=torch.int64)
 
     def compute(unit: Images) -> Results:
-        with strict_fp32():
-            codes = tokenizer.encode(to_float(unit.pixels.to(device)))
+        codes = encoded(tokenizer, unit.pixels)
         return {"counts": torch.bincount(codes.flatten().cpu(), minlength=len(counts))}
 
     def consume(results: Results) -> None:

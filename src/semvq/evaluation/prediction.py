@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from semvq.data.images import to_float
 from semvq.evaluation.feature_sets import FeatureSet, FeatureSums
 from semvq.evaluation.features import strict_fp32
 from semvq.evaluation.frechet import frechet_distance
@@ -18,11 +17,12 @@ from semvq.evaluation.reconstruction import (
     Figures,
     ImageDistances,
     Reconstructed,
+    encoded,
     reconstruct_all,
     reconstruction_quality,
 )
 from semvq.evaluation.sources import Images, Source, rounded
-from semvq.evaluation.streaming import Results, Setting, in_order, one_thread
+from semvq.evaluation.streaming import Results, Setting, in_chunks, in_order, one_thread
 from semvq.generators.base import Generator
 from semvq.metrics import bits, bits_per_pixel
 from semvq.probe.calibration import expected_calibration_error
@@ -143,10 +143,14 @@ def predict_all(
     features = FeatureSums()
     gathered: dict[str, list[Tensor]] = defaultdict(list)
 
+    def decoded(codes: Tensor, pixels: Tensor) -> Results:
+        images = rounded(tokenizer.decode(codes))
+        return distances(images, pixels) | {"images": images}
+
     @torch.no_grad()
     def compute(unit: Images) -> Results:
         with strict_fp32():
-            codes = tokenizer.encode(to_float(unit.pixels.to(device)))
+            codes = encoded(tokenizer, unit.pixels)
             classes = unit.labels.to(device) if conditional else None
             if ratio is None:
                 found, hidden = predict(generator, codes, classes), None
@@ -154,8 +158,8 @@ def predict_all(
                 found, hidden = predict_masked(
                     generator, codes, classes, ratio, MASK_SEED, first_index=unit.first
                 )
-            images = rounded(tokenizer.decode(found.codes))
-            results = distances(images, unit.pixels)
+            results = in_chunks(decoded, found.codes, unit.pixels)
+        images = results.pop("images")
         results |= {f"prediction.{name}": x.cpu() for name, x in found._asdict().items()}
         if hidden is not None:
             results["masked"] = hidden.cpu()

@@ -21,6 +21,7 @@ from semvq.evaluation.frechet import Gaussian, with_root
 from semvq.evaluation.generation import measure
 from semvq.evaluation.sources import ArrayImages, FileImages
 from semvq.evaluation.streaming import Setting
+from semvq.evaluation.versions import versions
 from semvq.files import replace_atomically
 
 MUST_AGREE = ("network", "weights", "resize", "precision", "pixels", "side", "kept")
@@ -53,8 +54,15 @@ def open_reference(
     """Statistics from the file `statistics`, from another tool's at `path`, or of the images.
 
     What is measured is kept in `statistics`, if given. None at processes that only help. ValueError
-    where there is nothing to compare with, or where a file is of something else than asked for.
+    where there is nothing to compare with, where there are statistics twice, or where a file is of
+    something else than asked for.
     """
+    has_own = path is not None and _has_statistics(path)
+    if has_own and statistics is not None:
+        raise ValueError(
+            f"{path}: expected images alone beside --statistics {statistics}, found statistics of "
+            "its own; leave out --statistics, or give the images in another file or folder"
+        )
     wanted = setting.feature_facts(side, {}) | KEPT_FACT
     if statistics is not None and statistics.exists():
         found = load_reference(statistics)
@@ -63,7 +71,7 @@ def open_reference(
             _check_images(found, images, statistics)
         return _with_origin(found, statistics)
     foreign = None
-    if path is not None and _has_statistics(path):
+    if path is not None and has_own:
         foreign = load_reference(path)
         check_reference(foreign, wanted, path)
     if images is None:
@@ -75,9 +83,13 @@ def open_reference(
     measured = measure(images, setting, "measuring the training images", images.num_classes)
     if measured is None:
         return None
+    assert measured.facts is not None and setting.net is not None
+    # for the reader: others give figures that differ in their last digits, which nothing refuses
+    facts = measured.facts | {"versions": versions(setting.net.device)}
     if foreign is not None:  # a reference batch: its own statistics, its images for pairs
-        facts = {**(measured.facts or {}), "mean and covariance": f"as in {path}"}
+        facts["mean and covariance"] = f"as in {path}"
         return replace(measured, gaussian=foreign.gaussian, facts=facts)
+    measured = replace(measured, facts=facts)
     if statistics is not None:
         save_reference(measured, statistics)
     return measured

@@ -21,6 +21,7 @@ from semvq.evaluation.sources import UNIT, Images, Source
 from semvq.training.distributed import World
 
 Results = dict[str, Tensor]
+CHUNK = 16  # images that a tokenizer and the distances of pixels see at a time
 PIXEL_PATH = "[-1, 1] rounded to uint8"
 
 
@@ -28,8 +29,9 @@ PIXEL_PATH = "[-1, 1] rounded to uint8"
 class Setting:
     """How a protocol looks at images and goes over them; without `net` no features are taken.
 
-    `batch_size` images per process pass between two meetings of the processes: it decides speed
-    and memory, never a result. `fast` takes features in bfloat16, and `differences` says
+    `batch_size`, in whole units of `UNIT`, is how many images a process takes between two meetings
+    of all: a lone process has none, and every pass has a unit or less, whatever it is. It never
+    decides a result. `fast` takes features in bfloat16, and `differences` says
     how far off they are. `bad` collects, at the writer, the files that could not be read, each once
     however often a protocol goes over them.
     """
@@ -43,12 +45,11 @@ class Setting:
     differences: list[float] = field(default_factory=list)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Features (n, D) of uint8 images; (n, 0) without a network.
+        """Features (n, D) of uint8 images; only with a network.
 
         Fast ones are compared with exact ones at the first unit: |difference| / |exact|.
         """
-        if self.net is None:
-            return torch.empty(len(pixels), 0)
+        assert self.net is not None, "there is no network to take features with"
         if not self.fast:
             return self.net(pixels)
         found = self.net.fast(pixels)
@@ -62,6 +63,15 @@ class Setting:
         precision = "bfloat16" if self.fast else "float32"
         paths = {"precision": precision, "pixels": PIXEL_PATH, "side": side, "source": source}
         return (self.net.facts() if self.net else {}) | paths
+
+
+def in_chunks(compute: Callable[..., Results], *tensors: Tensor) -> Results:
+    """`compute` of `CHUNK` rows of the tensors at a time, its results (n, …) one after the other.
+
+    Activations of a whole unit of large images would fill a GPU's memory.
+    """
+    parts = [compute(*rows) for rows in zip(*(tensor.split(CHUNK) for tensor in tensors))]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @contextmanager
