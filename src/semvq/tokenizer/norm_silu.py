@@ -79,18 +79,19 @@ def _kernels_run(device: torch.device) -> bool:
 
 def _try(device: torch.device, layout: torch.memory_format) -> None:
     """ArithmeticError where a small map's result or gradients are not plain PyTorch's."""
-    x = torch.linspace(-3, 5, 840, dtype=torch.float32, device=device).reshape(2, 12, 7, 5)
-    x = x.contiguous(memory_format=layout)
-    weight, bias = torch.linspace(-1, 2, 24, dtype=torch.float32, device=device).reshape(2, 12)
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in (x, weight, bias)]
-        y = F.silu(F.group_norm(inputs[0], 3, *inputs[1:], EPS))
-        expected = (y, *torch.autograd.grad(y, inputs, x))
-    found, mean, rstd = norm_silu(x, weight, bias, 3, EPS, torch.float32)
-    gradients = norm_silu_backward(x, x, weight, bias, mean, rstd)
-    for a, b in zip((found, *gradients), expected):
-        if not torch.allclose(a, b, rtol=1e-3, atol=1e-3):
-            raise ArithmeticError(f"results off by {float((a - b).abs().max()):g}")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.linspace(-3, 5, 840, dtype=torch.float32, device=device).reshape(2, 12, 7, 5)
+        x = x.contiguous(memory_format=layout).requires_grad_()
+        pair = torch.linspace(-1, 2, 24, dtype=torch.float32, device=device).reshape(2, 12)
+        weight, bias = (t.clone().requires_grad_() for t in pair)
+        y = F.silu(F.group_norm(x, 3, weight, bias, EPS))
+        expected = (y, *torch.autograd.grad(y, (x, weight, bias), x.detach()))
+    with torch.no_grad():
+        found, mean, rstd = norm_silu(x, weight, bias, 3, EPS, torch.float32)
+        gradients = norm_silu_backward(x, x, weight, bias, mean, rstd)
+        for a, b in zip((found, *gradients), expected, strict=True):
+            if not torch.allclose(a, b, rtol=1e-3, atol=1e-3):
+                raise ArithmeticError(f"results off by {float((a - b).abs().max()):g}")
 
 
 # Operators, not plain calls of the kernels: torch.compile and autograd look no further than these
