@@ -14,6 +14,8 @@ from torch import Tensor
 
 from semvq.files import replace_atomically
 
+SLICE = 1000  # images that are held in float64
+
 
 def save_npz(images: Tensor, classes: Tensor | None, path: Path) -> None:
     """Write uint8 images (N, 3, H, W), and their classes (N,), to `path`: whole or not at all."""
@@ -109,11 +111,15 @@ def _as_uint8(
     low, high = pixel_range
     if not (low < high and math.isfinite(high - low)):
         raise ValueError(f"--pixel-range: expected LOW below HIGH, found {low:g} {high:g}")
-    if not np.isfinite(pixels).all():
+    least, most = float(pixels.min()), float(pixels.max())  # NaN, if there is one
+    if not math.isfinite(least + most):
         raise ValueError(f"{path}: expected finite pixels, found NaN or infinity")
-    if pixels.min() < low or pixels.max() > high:
+    if least < low or most > high:
         raise ValueError(
-            f"{path}: expected pixels in [{low:g}, {high:g}], found {pixels.min():g} to "
-            f"{pixels.max():g}"
+            f"{path}: expected pixels in [{low:g}, {high:g}], found {least:g} to {most:g}"
         )
-    return ((pixels.astype(np.float64) - low) / (high - low) * 255).round().astype(np.uint8)
+    found = np.empty(pixels.shape, np.uint8)
+    for start in range(0, len(pixels), SLICE):
+        part = pixels[start : start + SLICE].astype(np.float64)
+        found[start : start + SLICE] = ((part - low) / (high - low) * 255).round()
+    return found
