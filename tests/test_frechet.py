@@ -253,3 +253,13 @@ def test_fewer_than_two_rows_are_refused(num):
     with pytest.raises(ValueError, match=f"at least 2 rows of features, found {num}"):
         fit(torch.zeros(num, 3))
     assert fit(torch.zeros(2, 3)).covariance.count_nonzero() == 0
+
+
+def test_the_root_of_a_reference_is_taken_once(monkeypatch):
+    decompose, calls = torch.linalg.eigh, []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda x: calls.append(len(x)) or decompose(x))
+    rows = torch.randn(80, 9, generator=torch.Generator().manual_seed(0))
+    reference, few = fit(rows), [fit(rows[i : i + 5]) for i in range(4)]
+    found = [frechet_distance(reference, one) for one in few]
+    assert calls == [9], "few rows have a thin one, that takes none"
+    assert found == [frechet_distance(fit(rows), one) for one in few], "to the last bit"

@@ -215,10 +215,7 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--save-images", type=Path, metavar="FOLDER", help="write the samples too")
     p.add_argument("--fast", action="store_true", help="features in bfloat16; says how far off")
     _sampling_choices(p)
-    p.add_argument(
-        "--batch-size", type=int, default=64,
-        help="images between two meetings of several processes; never a figure",
-    )  # fmt: skip
+    p.add_argument("--batch-size", type=int, default=64, help="images between processes' meetings")
     p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write figures and facts as JSON")
     _device(p)

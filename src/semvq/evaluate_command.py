@@ -52,6 +52,7 @@ def evaluate(options: Namespace) -> None:
     """`semvq evaluate`: prints figures and facts, and writes them with `--json`."""
     import_code(options)
     at_least_one(num=options.num, batch_size=options.batch_size)
+    _check_options(options)
     fabric, world = start_engine(resolve_device(options.device))
     net = None
     if options.protocol != "likelihood":  # which takes no features
@@ -81,6 +82,23 @@ def evaluate(options: Namespace) -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.json, json.dumps(record, indent=1) + "\n")
+
+
+def _check_options(options: Namespace) -> None:
+    """ValueError for what would be passed over in silence, or make a control of nothing."""
+    if options.protocol != "generation":
+        for name in ("statistics", "val", "save_images"):
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: expected --protocol generation, which alone uses "
+                    f"it, found {options.protocol}; leave it out"
+                )
+    same = options.val and options.data and options.val.resolve() == options.data.resolve()
+    if same:
+        raise ValueError(
+            f"{options.val}: expected other photos as --val than as --data, found the same; the "
+            "control on real photos says nothing then"
+        )
 
 
 def _reconstruction(
@@ -143,7 +161,9 @@ def _generation(
         controls["unigram"] = UnigramImages(tokenizer, counts, tokenizer.grid, labels, options.seed)
         facts["unigram of"] = coded.facts()
     if options.val is not None:
-        controls["real"] = FileImages(ImageSet.open(options.val), side, options.workers)
+        # as many as the samples: distances compare at equal counts alone
+        photos = ImageSet.open(options.val).spread(samples.num)
+        controls["real"] = FileImages(photos, side, options.workers)
     facts["controls"] = list(controls) or "none: give --data images, and --val for held-out ones"
     facts |= _seen(setting, "samples", samples) | {"reference": reference and reference.facts}
     if options.save_images:

@@ -107,14 +107,8 @@ class _Parts:
     def tower(self, block: str, *names: str) -> nn.Sequential:
         """Convolutions one after the other; the last of a reducing block's towers has stride 2."""
         reduced = _REDUCED.get(block, ())
-        return nn.Sequential(
-            *(
-                self.conv(f"{block}.{name}", 2, 0)
-                if name in reduced
-                else self.conv(f"{block}.{name}")
-                for name in names
-            )
-        )
+        how = [(2, 0) if name in reduced else () for name in names]
+        return nn.Sequential(*(self.conv(f"{block}.{n}", *h) for n, h in zip(names, how)))
 
     def pooled(self, block: str, name: str, pool: nn.Module) -> nn.Sequential:
         return nn.Sequential(pool, self.conv(f"{block}.{name}"))

@@ -25,6 +25,11 @@ Row = tuple[bytes, int, int, int]
 
 def find_tars(path: Path) -> list[Path]:
     """The tar files that `path` means: itself, those in the folder, or those of the pattern."""
+    if path.suffix in (".npy", ".npz"):
+        raise ValueError(
+            f"{path}: expected a folder or a tar file of images, found arrays; write them as image "
+            "files (samples to evaluate may be a .npz: uint8 (N, H, W, 3) as 'arr_0')"
+        )
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -5,6 +5,7 @@ covariances is the sum of singular values of the product of their roots: real, a
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,14 @@ BLOCK = 512  # rows that are added up in one matrix product
 class Gaussian:
     """Mean (D,) and covariance (D, D) of `num` rows, divided by num - 1; finite, or ValueError.
 
-    `root` (D, r) is a matrix R with R R^T the covariance, where a thin one is known: from fewer
-    rows than columns it costs a fraction of what has to be done without.
+    `thin` (D, r) is a root as below of fewer columns, where one is known: from fewer rows than
+    columns it costs a fraction of what has to be done without.
     """
 
     mean: Tensor
     covariance: Tensor
     num: int
-    root: Tensor | None = None
+    thin: Tensor | None = None
 
     def __post_init__(self) -> None:
         dim, shape = len(self.mean), tuple(self.covariance.shape)
@@ -32,6 +33,19 @@ class Gaussian:
             raise ValueError(f"expected a covariance ({dim}, {dim}), found {shape}")
         if not bool(self.mean.isfinite().all() and self.covariance.isfinite().all()):
             raise ValueError("expected a finite mean and covariance, found NaN or infinity")
+
+    @cached_property
+    def root(self) -> Tensor:
+        """R (D, rank) with R R^T = covariance; directions below rounding are left out.
+
+        A rounding error's root is no rounding error: one for every direction that few rows leave
+        empty would make sets look closer than they are. Computed once: a reference meets many sets.
+        """
+        if self.thin is not None:
+            return self.thin
+        values, vectors = torch.linalg.eigh(self.covariance.double())
+        kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1].clamp_min(0)
+        return vectors[:, kept] * values[kept].sqrt()
 
 
 class Moments:
@@ -132,7 +146,7 @@ def with_root(gaussian: Gaussian, features: Tensor) -> Gaussian:
     if len(features) != gaussian.num or len(features) > features.shape[1]:
         return gaussian
     centred = features.detach().cpu().double() - gaussian.mean
-    return replace(gaussian, root=centred.T / (gaussian.num - 1) ** 0.5)
+    return replace(gaussian, thin=centred.T / (gaussian.num - 1) ** 0.5)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -148,18 +162,5 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     between = (a.mean.double() - b.mean.double()).square().sum()
     spread = a.covariance.double().trace() + b.covariance.double().trace()
     # the eigenvalues of C_a C_b are the squared singular values of R_a^T R_b
-    shared = torch.linalg.svdvals(_root(a).T @ _root(b)).sum()
+    shared = torch.linalg.svdvals(a.root.T @ b.root).sum()
     return max(float(between + spread - 2 * shared), 0.0)
-
-
-def _root(gaussian: Gaussian) -> Tensor:
-    """R (D, rank) with R R^T = covariance; directions below rounding are left out.
-
-    A rounding error's root is no rounding error: one for every direction that few rows leave empty
-    would make sets look closer than they are.
-    """
-    if gaussian.root is not None:
-        return gaussian.root
-    values, vectors = torch.linalg.eigh(gaussian.covariance.double())
-    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1].clamp_min(0)
-    return vectors[:, kept] * values[kept].sqrt()

@@ -35,6 +35,10 @@ def generation(
     `reference` is None at processes that only help. Figures that need pairs of images are left out
     where the reference has none.
     """
+    if samples.num < 2:
+        raise ValueError(
+            f"expected at least 2 samples for a distance between distributions, found {samples.num}"
+        )
     if reference is not None and reference.gaussian.num:
         yield "num_reference_images", reference.gaussian.num
     for prefix, source in {"": samples, **(controls or {})}.items():
