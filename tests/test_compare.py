@@ -12,6 +12,7 @@ import torch
 from semvq import compare_command
 from semvq.cli import main
 from semvq.compare_command import open_entrants
+from semvq.compare_table import CONTROLS, SMALL, table
 from semvq.data.images import DataConfig, ImageSet, eval_batches, load_image, to_float, to_uint8
 from semvq.evaluation import features, intervals, side_by_side
 from semvq.evaluation import photos as evaluated_photos
@@ -21,6 +22,7 @@ from semvq.evaluation.photos import between_photos, images_at, spread
 from semvq.evaluation.reconstruction import ImageDistances
 from semvq.evaluation.rows import QUALITY, ROWS, figures, scatters
 from semvq.evaluation.sources import UNIT, FileImages
+from semvq.evaluation.streaming import Setting
 from semvq.evaluation.warnings import few_images
 from semvq.generators.files import load_generator
 from semvq.metrics import psnr
@@ -73,13 +75,17 @@ def test_page_and_figures_of_tokenizers_with_their_transformers(at):
     page, record = compared(runs, at)
     first, second, other = record["figures"].values()
     assert list(record["figures"])[2] == "other/toy_phase1"
-    assert set(first) == set(second) == set(ROWS), "both speak the codes of toy_ar and toy_nar"
+    assert set(first) == set(second) == set(ROWS) | set(CONTROLS), (
+        "both speak the codes of toy_ar and toy_nar"
+    )
     assert not {"AR cross-entropy", "NAR FID", "prediction FID"} & set(other)
     assert {"PSNR", "rFID", "n-gram", "small transformer"} <= set(other)
     # the same codes, other decoders
     same = ("perplexity", "n-gram", "small transformer", "AR cross-entropy", "NAR top-1 accuracy")
     assert all(first[name] == second[name] for name in same)
     assert first["PSNR"] != second["PSNR"] and first["perplexity"] != other["perplexity"]
+    assert first["held-out FID"] == second["held-out FID"], "of the photos alone"
+    assert first["unigram FID"] != second["unigram FID"], "each by its own decoder"
     assert page.count("<img") > 3 * (1 + 3 + 2) and "AR cross-entropy" in page
     assert "between two different photos: semantic" in record["facts"]
 
@@ -253,6 +259,9 @@ def test_distances_between_photos_are_never_rounded_to_tf32(runs, monkeypatch):
 def test_the_small_transformer_trains_on_the_tokenizers_device(monkeypatch):
     devices = []
 
+    said = []
+    setting = Setting(progress=lambda title, *_: said.append(title))
+
     def small(codes, held_out, *_):
         devices.extend([codes.device.type, held_out.device.type])
         return 1.0
@@ -262,8 +271,33 @@ def test_the_small_transformer_trains_on_the_tokenizers_device(monkeypatch):
     monkeypatch.setattr(side_by_side, "encode_all", lambda *_: codes)
     tokenizer = SimpleNamespace(last_layer=torch.empty(1, device="meta"))
     whole = SimpleNamespace(codes=codes, num_codes=3)
-    rows = side_by_side.code_rows(tokenizer, whole, SimpleNamespace(source=None, seed=0))
+    training = SimpleNamespace(source=None, seed=0)
+    rows, counts = side_by_side.code_rows(tokenizer, whole, training, setting)
     assert devices == ["meta", "meta"] and "n-gram" in rows
+    assert counts.tolist() == [16, 0, 0]
+    assert said == ["n-grams of codes: fitting", "small transformer: training"]
+
+
+def test_rows_say_what_they_are_to_be_read_beside():
+    one = {"PSNR": Value(20.0, 0.1), "n-gram": Value(5.0, 0.1), SMALL: Value(6.0)}
+    one |= {"prediction LPIPS": Value(0.3, 0.01), "held-out FID": Value(9.0, 0.1)}
+    other = one | {SMALL: Value(4.0), "prediction LPIPS": Value(0.4, 0.01)}
+    names, rows = ["a", "b"], [one, other]
+    found = {f.name: f for f in table(names, rows, {}, {"lpips": 0.25}, 80, "12 photos")}
+    assert found["prediction LPIPS"].baseline == 0.25
+    assert found["prediction LPIPS"].marks() == ["", ""], "two photos lie closer"
+    clear = {f.name: f for f in table(names, rows, {}, {"lpips": 0.35}, 80)}
+    assert clear["prediction LPIPS"].marks() == ["best", ""]
+    note = found[SMALL].note
+    assert "500 steps of 32 images, drawn from 80 training images" in note and "minute" not in note
+    assert "above the n-gram (a): under-trained" in note
+    assert "two different photos: 0.250" in found["prediction LPIPS"].note
+    assert "12 photos" in found["held-out FID"].note and found["held-out FID"].better is None
+
+
+def test_statistics_are_no_training_images(at, capsys):
+    assert status("compare toy_phase1 --data val --train stats.npz --network vgg16") == 2
+    assert "stats.npz: expected training images as --train" in capsys.readouterr().err
 
 
 def test_guidance_without_dropped_classes_is_refused_before_anything_is_computed(

@@ -31,7 +31,14 @@ LAYERS = (
     ("runs", "edit", "evaluation"),
     ("recipes",),
     ("demo",),
-    ("command_parts", "sample_commands", "evaluate_command", "compare_command", "commands"),
+    (
+        "command_parts",
+        "sample_commands",
+        "evaluate_command",
+        "compare_table",
+        "compare_command",
+        "commands",
+    ),  # fmt: skip
     ("cli",),
     ("__main__",),
 )

@@ -4,25 +4,25 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from semvq.command_parts import at_least_one, check_classes, import_code
+from semvq.compare_table import READING, table, warnings
 from semvq.data.images import ImageSet, to_float
 from semvq.evaluate_command import versions
 from semvq.evaluation.features import load_network
 from semvq.evaluation.generation import measure
 from semvq.evaluation.photos import between_photos, images_at
-from semvq.evaluation.rows import Rows, figures, scatters
-from semvq.evaluation.side_by_side import Entrant, SideBySide, Training, compare_all, warnings
+from semvq.evaluation.rows import scatters
+from semvq.evaluation.side_by_side import Entrant, Training, compare_all
 from semvq.evaluation.sources import FileImages
 from semvq.evaluation.streaming import Setting
 from semvq.files import CONFIG, family_of, read_json, write_atomically
 from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
-from semvq.probe.comparison import Comparison, Figure
+from semvq.probe.comparison import Comparison
 from semvq.probe.comparison_page import write_comparison
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
@@ -52,7 +52,8 @@ def compare(options: Namespace) -> None:
         print(f"{entrant.name}: {entrant.subtitle}")
     found = compare_all(entrants, source, options.photos, setting, training)
     names = [entrant.name for entrant in entrants]
-    facts = _facts(setting, source, training, found, device)
+    apart = between_photos(source, found.photos, device)
+    facts = _facts(setting, source, training, apart, device)
     said = warnings(found, setting, training)
     comparison = Comparison(
         title="Tokenizers side by side",
@@ -60,7 +61,15 @@ def compare(options: Namespace) -> None:
         photos=to_float(images_at(source, found.shown)),
         labels=[held_out.name(number) for number in found.shown.tolist()],
         compared=found.pictures,
-        figures=_table(found.rows, said),
+        figures=table(
+            names,
+            found.rows,
+            said,
+            apart,
+            training.source.num if training else 0,
+            f"{min(len(found.photos), options.num)} photos, {options.num} samples",
+        ),
+        reading=READING,
         scatters=scatters(names, found.rows),
         facts=list(facts.items()),
     )
@@ -170,6 +179,11 @@ def _training(
     """Training images and their features; None where none are given."""
     if options.train is None:
         return None
+    if options.train.suffix == ".npz":
+        raise ValueError(
+            f"{options.train}: expected training images as --train (a folder or shards: their "
+            "codes are needed, not statistics alone), found an .npz file; give the images"
+        )
     source = FileImages(ImageSet.open(options.train, classes), side, options.workers)
     measured = measure(source, setting, "measuring the training images", len(classes))
     assert measured is not None, "a comparison runs in one process"
@@ -179,19 +193,11 @@ def _training(
     return Training(source, measured, options.num, options.seed, both)
 
 
-def _table(rows: Sequence[Rows], said: Mapping[str, str]) -> list[Figure]:
-    """All figures; what is said of a row stands under its name."""
-    return [
-        replace(figure, note="; ".join(filter(None, (figure.note, said.get(figure.name)))))
-        for figure in figures(rows)
-    ]
-
-
 def _facts(
     setting: Setting,
     source: FileImages,
     training: Training | None,
-    found: SideBySide,
+    apart: Mapping[str, float],
     device: torch.device,
 ) -> dict[str, str]:
     assert setting.net is not None
@@ -202,7 +208,7 @@ def _facts(
         facts |= {"samples per transformer": str(training.num_samples), "seed": str(training.seed)}
         chosen = ", ".join(f"{k} {v}" for k, v in training.sampling["AR"].items())
         facts["sampling"] = chosen or "defaults"
-    for name, value in between_photos(source, found.photos, device).items():
+    for name, value in apart.items():
         facts[f"between two different photos: {name}"] = f"{value:.3f}"
     facts["intervals"] = "bootstrap over images; none of them covers another training seed"
     if setting.bad:

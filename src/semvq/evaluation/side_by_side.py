@@ -15,7 +15,7 @@ from torch import Tensor
 from semvq.data.images import pieces, to_float
 from semvq.evaluation.feature_sets import FeatureSet
 from semvq.evaluation.features import strict_fp32
-from semvq.evaluation.frechet import frechet_distance
+from semvq.evaluation.frechet import fit, frechet_distance
 from semvq.evaluation.generation import classes_like, measure
 from semvq.evaluation.intervals import (
     frechet_interval,
@@ -27,11 +27,10 @@ from semvq.evaluation.photos import NotedImages, spread
 from semvq.evaluation.prediction import Predicted, predict_all
 from semvq.evaluation.reconstruction import Reconstructed, reconstruct_all
 from semvq.evaluation.rows import Rows
-from semvq.evaluation.sources import UNIT, FileImages, SampledImages, Source
+from semvq.evaluation.sources import UNIT, FileImages, SampledImages, Source, UnigramImages
 from semvq.evaluation.streaming import Setting
-from semvq.evaluation.warnings import few_images
 from semvq.generators.base import Generator
-from semvq.metrics import bits, bits_per_pixel, code_usage, perplexity
+from semvq.metrics import bits, bits_per_pixel, code_counts, code_usage, perplexity
 from semvq.probe.calibration import expected_calibration_error
 from semvq.probe.comparison import Compared, Value
 from semvq.probe.separability import SMALL_IMAGES, position_nats, small_transformer
@@ -40,6 +39,7 @@ from semvq.tokenizer.model import Tokenizer
 KINDS = ("AR", "NAR")  # the first that a tokenizer has draws the samples that are shown
 MASK_RATIO = 0.5  # of the NAR figures
 SHOWN_SAMPLES = 16
+UNIGRAM, PHOTOS = "unigram FID", "held-out FID"  # the two controls of samples
 
 
 @dataclass(frozen=True)
@@ -89,29 +89,13 @@ def compare_all(
 
     What codes alone decide is measured once per code space.
     """
-    by_space: dict[str, Rows] = {}
+    by_space: dict[str, tuple[Rows, Tensor]] = {}
     noted = NotedImages(source)
-    found = [_compare(e, noted, num_shown, setting, training, by_space) for e in entrants]
+    real: dict[str, Value] = {}  # the control of photos, once
+    found = [_compare(e, noted, num_shown, setting, training, by_space, real) for e in entrants]
     photos = noted.numbers
     shown = photos[spread(len(photos), num_shown)]
     return SideBySide([p for p, _ in found], [rows for _, rows in found], photos, shown)
-
-
-def warnings(found: SideBySide, setting: Setting, training: Training | None) -> dict[str, str]:
-    """What has to be said of a row, by its name: which distances are of too few images."""
-    assert setting.net is not None
-    compared = [(["rFID", "prediction FID"], {"photos": len(found.photos)})]
-    if training is not None:
-        num_real = training.features.gaussian.num
-        sides = {"samples": training.num_samples, "training images": num_real}
-        compared.append(([f"{kind} FID" for kind in KINDS], sides))
-    present = {row for rows in found.rows for row in rows}
-    said: dict[str, str] = {}
-    for names, images in compared:
-        distances = [name for name in names if name in present]
-        if sentence := few_images(distances, images, setting.net.width):
-            said |= dict.fromkeys(distances, sentence)
-    return said
 
 
 def _compare(
@@ -120,15 +104,18 @@ def _compare(
     num_shown: int,
     setting: Setting,
     training: Training | None,
-    by_space: dict[str, Rows],
+    by_space: dict[str, tuple[Rows, Tensor]],
+    real: dict[str, Value],
 ) -> tuple[Compared, Rows]:
     whole = reconstruct_all(entrant.tokenizer, source, setting)
     assert whole is not None, "a comparison runs in one process"
+    _say(setting, f"{entrant.name}: intervals of reconstruction, by bootstrap")
     rows = reconstruction_rows(whole)
     found: Predicted | None = None
     if ar := entrant.generators.get("AR"):
         found = predict_all(ar, entrant.tokenizer, source, setting)
         assert found is not None
+        _say(setting, f"{entrant.name}: intervals of prediction, by bootstrap")
         rows |= prediction_rows(whole, found, entrant.tokenizer.config.factor)
     if nar := entrant.generators.get("NAR"):
         masked = predict_all(nar, entrant.tokenizer, source, setting, MASK_RATIO)
@@ -138,8 +125,16 @@ def _compare(
     if training is not None:
         space = entrant.tokenizer.code_space_hash()
         if space not in by_space:
-            by_space[space] = code_rows(entrant.tokenizer, whole, training)
-        rows |= by_space[space]
+            by_space[space] = code_rows(entrant.tokenizer, whole, training, setting)
+        code_figures, counts = by_space[space]
+        rows |= code_figures
+        if entrant.generators:
+            labels, whom = torch.zeros(training.num_samples, dtype=torch.int64), entrant.tokenizer
+            alone = UnigramImages(whom, counts, whom.grid, labels, training.seed)
+            rows[UNIGRAM] = _generation_fid(alone, "unigram control", training, setting)
+            if not real:
+                real[PHOTOS] = photos_fid(whole.real, training)
+            rows |= real
         for kind in (kind for kind in KINDS if kind in entrant.generators):
             drawn = _samples(entrant.tokenizer, entrant.generators[kind], kind, training)
             rows[f"{kind} FID"] = _generation_fid(drawn, kind, training, setting)
@@ -195,20 +190,40 @@ def masked_rows(found: Predicted) -> Rows:
     }
 
 
-def code_rows(tokenizer: Tokenizer, whole: Reconstructed, training: Training) -> Rows:
-    """How predictable the codes are for models that take seconds to fit."""
+def code_rows(
+    tokenizer: Tokenizer, whole: Reconstructed, training: Training, setting: Setting
+) -> tuple[Rows, Tensor]:
+    """How predictable the codes are for models that take seconds to fit; training counts (K,)."""
     codes, device = encode_all(tokenizer, training.source), tokenizer.last_layer.device
+    _say(setting, "n-grams of codes: fitting")
     nats = position_nats(codes, whole.codes, whole.num_codes)
     per_image = {name: bits(1.0) * x.flatten(1).mean(1) for name, x in nats.items()}
+    _say(setting, "small transformer: training")
     small = small_transformer(
         codes.to(device), whole.codes.to(device), whole.num_codes, SMALL_IMAGES, training.seed
     )
-    return {
+    rows = {
         "unigram": _mean(per_image["unigram"]),
         "n-gram": _mean(per_image["ngram"]),
         "n-gram gain": _mean(per_image["unigram"] - per_image["ngram"]),
         "small transformer": Value(bits(small)),
     }
+    return rows, code_counts(codes, whole.num_codes)
+
+
+def photos_fid(real: FeatureSet, training: Training) -> Value:
+    """Held-out photos against the training images: as many as the samples, if there are."""
+    if real.features is not None and len(real.features) > training.num_samples:
+        features = real.features[spread(len(real.features), training.num_samples)]
+        real = replace(real, gaussian=fit(features), features=features)
+    distance = frechet_distance(training.features.gaussian, real.gaussian)
+    return Value(distance, sample_interval(training.features, real))
+
+
+def _say(setting: Setting, stage: str) -> None:
+    """A line for a stage that takes long and counts nothing."""
+    if setting.progress:
+        setting.progress(stage, 1, 1)
 
 
 @torch.no_grad()
@@ -236,6 +251,7 @@ def _samples(
 def _generation_fid(drawn: Source, kind: str, training: Training, setting: Setting) -> Value:
     found = measure(drawn, setting, f"sampling ({kind})")
     assert found is not None
+    _say(setting, f"{kind} FID: its interval, by bootstrap")
     distance = frechet_distance(training.features.gaussian, found.gaussian)
     return Value(distance, sample_interval(training.features, found))
 

@@ -61,6 +61,7 @@ class Figure:
     better: str | None = None
     note: str = ""
     beside: str | None = None
+    baseline: float | None = None  # what two different photos have: no better is no merit
 
     def __post_init__(self) -> None:
         if self.better not in ("higher", "lower", None):
@@ -77,12 +78,17 @@ class Figure:
         """Per value "best", "tied" or "".
 
         "best" where its interval overlaps no other's; else it and all that overlap it are "tied".
-        Nothing is marked unless there are two values and every interval is known.
+        Nothing is marked unless there are two values, every interval is known, and the best one
+        lies clear of the baseline.
         """
         known = [v for v in self.values if v is not None]
         if self.better is None or len(known) < 2 or any(v.plus_minus is None for v in known):
             return [""] * len(self.values)
         best = (max if self.better == "higher" else min)(known, key=lambda v: v.value)
+        if self.baseline is not None:
+            low, high = best.interval
+            if low <= self.baseline if self.better == "higher" else high >= self.baseline:
+                return [""] * len(self.values)
         near = [v is not None and _overlap(v, best) for v in self.values]
         word = "best" if sum(near) == 1 else "tied"
         return [word if close else "" for close in near]
@@ -109,6 +115,7 @@ class Comparison:
     figures: Sequence[Figure] = ()
     scatters: Sequence[Scatter] = ()
     facts: Sequence[tuple[str, str]] = ()
+    reading: str = ""  # stands above the figures: how to read them
 
     def __post_init__(self) -> None:
         _check_images("photos", self.photos)

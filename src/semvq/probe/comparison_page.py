@@ -229,12 +229,12 @@ def _figures(comparison: Comparison) -> str:
     if not comparison.figures:
         return ""
     names = "".join(f'<th scope="col">{html.escape(c.name)}</th>' for c in comparison.compared)
-    rows = "".join(map(_figure, comparison.figures))
+    reading = f"<p>{html.escape(comparison.reading)}</p>" if comparison.reading else ""
     table = (
         f'<table class="figures"><thead><tr><th scope="col">figure</th>{names}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
+        f"<tbody>{''.join(map(_figure, comparison.figures))}</tbody></table>"
     )
-    return f'{_wide("Table of all figures", table)}<p class="note">{LEGEND}</p>'
+    return f'{reading}{_wide("Table of all figures", table)}<p class="note">{LEGEND}</p>'
 
 
 def _figure(figure: Figure) -> str:
