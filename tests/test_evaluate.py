@@ -412,6 +412,19 @@ def test_large_units_pass_in_small_chunks(at, monkeypatch):
     assert seen == {16, NUM % 64}, "chunks, and the last unit's rest"
 
 
+def test_probes_figures_are_never_rounded_to_tf32(at, monkeypatch):
+    allowed = []
+
+    def noted(*args):
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return predict(*args)
+
+    monkeypatch.setattr("semvq.commands.predict", noted)
+    assert torch.backends.cudnn.allow_tf32, "torch's default"
+    assert status(f"probe toy_ar --data train --num 2 --out {at / 'p.png'}") == 0
+    assert allowed == [False] and torch.backends.cudnn.allow_tf32
+
+
 def test_another_decoder_is_another_hash(at):
     tokenizer = load_tokenizer("toy_phase1")
     with torch.no_grad():

@@ -64,3 +64,15 @@ def test_classifier_learns_what_is_separable_and_only_that():
     noise = torch.randn(300, 16, generator=rng)
     blind = LinearClassifier(noise[:150], y[:150], 3)
     assert accuracy(blind.predict(noise[150:]), y[150:]) < 0.5
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, CUDA])])
+def test_classifier_is_of_the_kind_and_on_the_device_of_its_features(device):
+    x = torch.eye(3, dtype=torch.float64, device=device).repeat(20, 1)
+    y = torch.arange(60) % 3
+    classifier = LinearClassifier(x, y, 3)
+    assert (classifier.weight.dtype, classifier.weight.device) == (x.dtype, x.device)
+    assert accuracy(classifier.predict(x), y) == accuracy(classifier.predict(x), y.to(device)) == 1
