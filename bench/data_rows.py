@@ -101,7 +101,7 @@ def fid(setting: Setting, fast: bool) -> Case:
     pixels = setting.integers(256, num, 3, side, side).to(torch.uint8).cpu()
     reference = fit(net(setting.integers(256, num, 3, side, side, seed=1).to(torch.uint8).cpu()))
     # the plain version knows no thin root, so ours gets none
-    reference = replace(reference, root=None)
+    reference = replace(reference, thin=None)
     features = net.fast if fast else net
 
     def ours() -> Tensor:
