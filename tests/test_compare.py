@@ -295,6 +295,14 @@ def test_rows_say_what_they_are_to_be_read_beside():
     assert "12 photos" in found["held-out FID"].note and found["held-out FID"].better is None
 
 
+def test_photos_that_a_tokenizer_was_trained_on_are_not_called_held_out(quickly):
+    page, record = quickly("toy_phase1 --data val")
+    assert "given as held-out" in page.lead and "Warning" not in page.lead
+    page, record = quickly("toy_phase1 --data train")
+    assert record["warnings"][0] == "these photos are training images of toy_phase1"
+    assert record["warnings"][0] in page.lead
+
+
 def test_statistics_are_no_training_images(at, capsys):
     assert status("compare toy_phase1 --data val --train stats.npz --network vgg16") == 2
     assert "stats.npz: expected training images as --train" in capsys.readouterr().err

@@ -27,11 +27,11 @@ from semvq.probe.comparison_page import write_comparison
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.journal import say_progress
-from semvq.training.runs import find_upstream, read_recipe, resolve_device
+from semvq.training.runs import FINISHED, find_upstream, read_recipe, resolve_device
 
 LEAD = (
     "Better reconstruction need not mean better generation: what counts is what a transformer can "
-    "make of the codes. All photos are held out; every tokenizer sees the same ones."
+    "make of the codes. Every tokenizer sees the same photos, given as held-out."
 )
 
 
@@ -55,9 +55,11 @@ def compare(options: Namespace) -> None:
     apart = between_photos(source, found.photos, device)
     facts = _facts(setting, source, training, apart, device)
     said = warnings(found, setting, training)
+    leaked = [name for run in options.runs if (name := _trained_on(run, held_out))]
+    seen = f"these photos are training images of {', '.join(leaked)}" if leaked else ""
     comparison = Comparison(
         title="Tokenizers side by side",
-        lead=LEAD,
+        lead=f"{LEAD} Warning: {seen}." if seen else LEAD,
         photos=to_float(images_at(source, found.shown)),
         labels=[held_out.name(number) for number in found.shown.tolist()],
         compared=found.pictures,
@@ -75,7 +77,7 @@ def compare(options: Namespace) -> None:
     )
     write_comparison(options.out, comparison)
     print(options.out)
-    sentences = list(dict.fromkeys(said.values()))
+    sentences = [seen] * bool(seen) + list(dict.fromkeys(said.values()))
     for sentence in sentences:
         print(f"warning: {sentence}", file=sys.stderr)
     if options.json:
@@ -106,6 +108,20 @@ def open_entrants(runs: Sequence[Path], device: torch.device) -> list[Entrant]:
         _entrant(names[run], run, tokenizer, spaces[run], generators)
         for run, tokenizer in tokenizers.items()
     ]
+
+
+def _trained_on(run: Path, photos: ImageSet) -> str:
+    """The run's name if its record says it was trained on these photos; "" where none is known."""
+    try:
+        known = read_json(run / FINISHED)["identity"]
+        value, words = known["data"]
+        held_out = known["held-out data"][0]
+    except (ValueError, TypeError, KeyError, OSError):  # an older version's record, or none
+        return ""
+    if photos.fingerprint == held_out:
+        return ""
+    same = value == photos.fingerprint or words.endswith(f" of {photos.root.absolute()}")
+    return str(run) if same else ""
 
 
 def _is_generator(run: Path) -> bool:
