@@ -547,6 +547,12 @@ class TestInBrowser:
         browser.evaluate(f"{box}.focus()")
         browser.press("ArrowRight")
         browser.wait(f"{box}.scrollLeft > 0")
+        first = "document.querySelector('.figures tbody th').getBoundingClientRect()"
+        assert browser.evaluate(f"{first}.left >= 0 && {first}.width <= 144"), "it stays in view"
+        hint = f"getComputedStyle({box}, '::before').content"
+        assert "scroll" in browser.evaluate(hint)
+        browser.open(page, 1280)
+        assert "scroll" not in browser.evaluate(hint)
 
     def test_everything_else_is_there_without_scripts(self, browser, page):
         browser.open(page, 360, scripts=False)
