@@ -32,7 +32,7 @@ ROWS: dict[str, Row] = {
     "unigram": Row("bits/code", None, "every code alone", QUALITY),
     "n-gram": Row("bits/code", "lower", "from the codes to the left and above", QUALITY),
     "n-gram gain": Row("bits/code", "higher", "over the unigram", QUALITY),
-    "small transformer": Row("bits/code", "lower", "2 layers, trained for a minute", QUALITY),
+    "small transformer": Row("bits/code", "lower", "2 layers, trained for 500 steps", QUALITY),
     "AR cross-entropy": Row("bits/code", "lower", "", QUALITY),
     "AR bits per pixel": Row("bits/pixel", "lower", "", QUALITY),
     "AR top-1 accuracy": Row("", "higher", "", QUALITY),
