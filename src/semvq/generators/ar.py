@@ -98,6 +98,7 @@ class ARTransformer(Generator):
         At position 0 `previous` is None and `classes` (B,) count, as `resolve_classes` gives
         them; later `previous` holds int64 codes (B,). Equals `forward` at that position.
         """
+        cache.begin_step()
         if previous is None:
             x = self._start(classes, cache.num)
         else:
@@ -128,5 +129,5 @@ class ARTransformer(Generator):
             lambda: ARSampler(self, num, draws, schedule),
         )
         if schedule is not None:
-            classes = self.with_unconditional(classes, num)
+            classes = self.with_unconditional(classes)
         return sampler(noise.stream(AR_CODES), classes)

@@ -204,7 +204,7 @@ class Generator(nn.Module):
             )
         return schedule
 
-    def with_unconditional(self, classes: Tensor | None, num: int) -> Tensor:
+    def with_unconditional(self, classes: Tensor | None) -> Tensor:
         """Resolved classes (num,) and those of guidance's other half behind them, (2 * num,)."""
         assert classes is not None, "guidance needs a generator with classes"
         return torch.cat([classes, torch.full_like(classes, NO_CLASS)])

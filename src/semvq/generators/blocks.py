@@ -27,10 +27,14 @@ class KVCache:
         # how many positions attention looks at: those not filled yet are masked, but are read.
         # A number, so every other reach is another step to capture
         self.reach = self.length
+        self.begin_step()
 
-    def mask(self) -> Tensor:
-        """Bool (1, reach): the positions up to the one under way."""
-        return torch.arange(self.reach, device=self.memory.device)[None] <= self.position
+    def begin_step(self) -> None:
+        """Set `mask`, bool (1, reach), to the positions up to the one under way.
+
+        Once for all layers: each would make the same one.
+        """
+        self.mask = torch.arange(self.reach, device=self.memory.device)[None] <= self.position
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store this step's (B, heads, 1, d); return those within reach, (B, heads, reach, d)."""
@@ -57,7 +61,7 @@ class Attention(nn.Module):
         mask = None
         if cache is not None:
             keys, values = cache.extend(layer, keys, values)
-            mask = cache.mask()
+            mask = cache.mask
         mixed = F.scaled_dot_product_attention(
             queries,
             keys,

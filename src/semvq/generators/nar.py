@@ -8,7 +8,6 @@ is tied to the table with a bias per row: only so does Table 4's MaskGIT row (22
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,18 +174,15 @@ class NARTransformer(Generator):
         return sampler(noise, fixed, classes)
 
     def _guided(self, schedule: Schedule | None) -> Logits:
-        """The logits a sampler asks for: (codes (B, N), classes (B,) if any, progress)."""
+        """The logits a sampler asks for."""
 
-        def plain(codes: Tensor, *classes_and_progress: Any) -> Tensor:
-            *classes, _ = classes_and_progress
-            return self(codes, *classes)
-
-        def both(codes: Tensor, classes: Tensor, progress: float) -> Tensor:
-            assert schedule is not None
-            pair = self(codes.repeat(2, 1), self.with_unconditional(classes, len(codes)))
+        def logits(codes: Tensor, classes: Tensor | None, progress: float) -> Tensor:
+            if schedule is None:
+                return self(codes, classes)
+            pair = self(codes.repeat(2, 1), self.with_unconditional(classes))
             return led(pair, schedule(progress))
 
-        return plain if schedule is None else both
+        return logits
 
 
 def _check_order(order: str, choice_temperature: float | None) -> None:

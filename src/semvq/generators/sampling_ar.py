@@ -38,10 +38,9 @@ class ARSampler:
         self.every_code = torch.arange(model.config.num_codes, device=device)
         zeros = torch.zeros_like(self.previous)
         self.noise = Stream(zeros, zeros.clone())
-        self.scales = torch.ones(self.length, device=device)
-        if schedule is not None:
-            scales = [schedule(progress_of(i, self.length)) for i in range(self.length)]
-            self.scales = torch.tensor(scales, device=device)
+        progress = [progress_of(i, self.length) for i in range(self.length)]
+        scales = [] if schedule is None else [schedule(p) for p in progress]
+        self.scales = torch.tensor(scales, device=device)
         moved = (self.cache.position, self.previous, self.codes)
         self.steps: dict[int, Callable[[], None]] = {
             reach: Captured(self._next, (), moved) for reach in self._reaches()

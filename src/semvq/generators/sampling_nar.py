@@ -17,8 +17,8 @@ from semvq.generators.capture import Captured
 from semvq.generators.noise import NAR_CHOICES, NAR_CODES, Noise, Stream
 from semvq.generators.sampling import Draw, draw, progress_of, ranks
 
-# (codes (B, N), mask_code where masked; classes (B,) or none; progress) -> (B, N, K or more)
-Logits = Callable[..., Tensor]
+# (codes (B, N), mask_code where masked; classes (B,) or None; progress) -> (B, N, K or more)
+Logits = Callable[[Tensor, Tensor | None, float], Tensor]
 # (scores (B, m, K), drawn codes (B, m), their positions (B, m), step, noise (B,)) -> (B, m)
 Sureness = Callable[[Tensor, Tensor, Tensor, int, Stream], Tensor]
 CHOICE_TEMPERATURE = 4.5  # D9
@@ -105,37 +105,38 @@ class NARSampler:
         num = len(self.plans)
         row = torch.where(known >= 0, known, self.mask_code)
         streams = noise.stream(NAR_CODES), noise.stream(NAR_CHOICES)
-        given = () if classes is None else (classes,)
         codes, masked = (t.expand(num, -1) for t in (row, row == self.mask_code))
         plan = torch.tensor(self.plans, device=row.device)
         if not self.counts[0]:
             return codes.clone()
-        scores = self._first(row, num, given)
+        scores = self._first(row, num, classes)
         codes, masked = self._fix(1, scores, codes, masked, plan, *streams)
-        values = (codes, masked, plan, *streams[0], *streams[1], *given)
+        values = [codes, masked, plan, *streams[0], *streams[1]]
+        if classes is not None:
+            values.append(classes)
         if self.rest is None:
             self.rest = Captured(self._rest, tuple(v.clone() for v in values), ())
         return self.rest(*values).clone()
 
-    def _first(self, row: Tensor, num: int, given: tuple[Tensor, ...]) -> Tensor:
+    def _first(self, row: Tensor, num: int, classes: Tensor | None) -> Tensor:
         """Scores of the first step, where samples differ by their class alone: a pass for each."""
         progress = progress_of(0, self.steps)
         if len(row) > 1 or num == 1:
-            return self.logits(row, *given, progress)
-        if not given:
-            return self.logits(row, progress).expand(num, -1, -1)
-        distinct, which = given[0].unique(return_inverse=True)
+            return self.logits(row, classes, progress)
+        if classes is None:
+            return self.logits(row, None, progress).expand(num, -1, -1)
+        distinct, which = classes.unique(return_inverse=True)
         return self.logits(row.expand(len(distinct), -1), distinct, progress)[which]
 
     def _rest(
         self, codes: Tensor, masked: Tensor, plan: Tensor,
-        a: Tensor, b: Tensor, c: Tensor, d: Tensor, *given: Tensor,
+        a: Tensor, b: Tensor, c: Tensor, d: Tensor, classes: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         streams = Stream(a, b), Stream(c, d)
         for step in range(2, self.steps + 1):
             if not self.counts[step - 1]:
                 break
-            scores = self.logits(codes, *given, progress_of(step - 1, self.steps))
+            scores = self.logits(codes, classes, progress_of(step - 1, self.steps))
             codes, masked = self._fix(step, scores, codes, masked, plan, *streams)
         return codes
 
@@ -188,8 +189,9 @@ def sample_nar(
     )
     draws = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
     sampler = NARSampler(
-        logits, mask_code, num_masked, draws, sureness, steps=steps, schedule=schedule
-    )
+        lambda codes, _, progress: logits(codes, progress),
+        mask_code, num_masked, draws, sureness, steps=steps, schedule=schedule,
+    )  # fmt: skip
     return sampler(noise, known.expand(num, -1), None)
 
 
