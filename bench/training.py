@@ -40,25 +40,14 @@ class Steps:
                 self.fabric.backward(turn.loss)
                 losses.append(turn.loss.detach())
                 logs.append(turn.logs)
-        norms = {}
-        for player in task.players:
-            grads = [p.grad for p in player.parameters().values() if p.grad is not None]
-            norms[player.name] = torch.nn.utils.get_total_norm(grads)
+        norms = state.gradient_norms(self.fabric.device)
         looked_at = torch.stack([*losses, *norms.values()])
         assert bool(torch.isfinite(looked_at).all()), "the loop would update nothing"
-        for player in task.players:
-            if player.optim.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(
-                    player.parameters().values(), player.optim.clip_norm, norms[player.name]
-                )
-            rate = learning_rate(
-                player.optim, state.images_seen, self.warmups[player.name], self.total
-            )
-            for group in state.optimizers[player.name].param_groups:
-                group["lr"] = rate
-            state.optimizers[player.name].step()
-        for average in state.averages.values():
-            average.update(state.step + 1)
+        seen, total = state.images_seen, self.total
+        rates = {
+            p.name: learning_rate(p.optim, seen, self.warmups[p.name], total) for p in task.players
+        }
+        state.move(norms, rates)
         for entry in logs:
             state.note(entry)
         for player in task.players:

@@ -21,7 +21,7 @@ from semvq.training.distributed import World
 from semvq.training.journal import Journal, SilentJournal
 from semvq.training.optim import learning_rate
 from semvq.training.state import TrainingState, seed_step
-from semvq.training.task import Logs, Player, Task
+from semvq.training.task import Logs, Task
 
 
 @dataclass(frozen=True)
@@ -141,19 +141,15 @@ def train(
             losses, logs, asked = world.agree(losses, logs, signals[0] if signals else 0)
 
             # guard: one look at all losses and gradient norms; then everybody steps, or nobody
-            norms = {p.name: _gradient_norm(p, fabric.device) for p in task.players}
+            norms = state.gradient_norms(fabric.device)
             finite = bool(torch.isfinite(torch.stack([*losses, *norms.values()])).all())
             if finite:
-                for player in task.players:
-                    _clip(player, norms[player.name])
-                    rate = learning_rate(
-                        player.optim, state.images_seen, warmups[player.name], total
-                    )
-                    for group in state.optimizers[player.name].param_groups:
-                        group["lr"] = rate
-                    state.optimizers[player.name].step()
-                for average in state.averages.values():
-                    average.update(state.step + 1)
+                seen = state.images_seen
+                rates = {
+                    p.name: learning_rate(p.optim, seen, warmups[p.name], total)
+                    for p in task.players
+                }
+                state.move(norms, rates)
                 for entry in logs:
                     state.note(entry)
                 state.skipped_in_a_row = 0
@@ -245,18 +241,6 @@ def _averaged(state: TrainingState) -> Iterator[None]:
         for average in state.averages.values():
             stack.enter_context(average.applied())
         yield
-
-
-def _gradient_norm(player: Player, device: torch.device) -> Tensor:
-    grads = [p.grad for p in player.parameters().values() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros((), device=device)
-
-
-def _clip(player: Player, norm: Tensor) -> None:
-    if player.optim.clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(
-            player.parameters().values(), player.optim.clip_norm, norm
-        )
 
 
 def _due(before: int, now: int, every: int) -> bool:

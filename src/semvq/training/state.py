@@ -32,6 +32,28 @@ class TrainingState:
         # must log what an unbroken one would
         self.window: dict[str, Tensor] = {}
 
+    def gradient_norms(self, device: torch.device) -> dict[str, Tensor]:
+        """Norm of all gradients of each player; 0 for one that has none in this step."""
+        norms: dict[str, Tensor] = {}
+        for player in self.task.players:
+            grads = [p.grad for p in player.parameters().values() if p.grad is not None]
+            total = torch.nn.utils.get_total_norm(grads) if grads else None
+            norms[player.name] = torch.zeros((), device=device) if total is None else total
+        return norms
+
+    def move(self, norms: dict[str, Tensor], rates: dict[str, float]) -> None:
+        """One optimiser step of every player, clipped where it asks for that, then the averages."""
+        for player in self.task.players:
+            if player.optim.clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(
+                    player.parameters().values(), player.optim.clip_norm, norms[player.name]
+                )
+            for group in self.optimizers[player.name].param_groups:
+                group["lr"] = rates[player.name]
+            self.optimizers[player.name].step()
+        for average in self.averages.values():
+            average.update(self.step + 1)
+
     def note(self, logs: dict[str, Tensor]) -> None:
         """Add scalars to the log window, without waiting for the device."""
         for key, value in logs.items():
