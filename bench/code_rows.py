@@ -94,7 +94,7 @@ def search_cost(rows: Tensor, codebook: Tensor) -> tuple[float, float]:
 
 
 def fp32_rate(setting: Setting) -> Precision:
-    """Guide, performance.md: the floor of the search is counted at the rate of TF32."""
+    """What the floor of the search is counted at: on a GPU the product may be one of TF32."""
     return "tf32" if setting.device == "cuda" else "fp32"
 
 

@@ -28,8 +28,8 @@ LEAST_SECONDS = 0.01  # shorter calls are repeated within one measurement
 PATIENCE = 5  # times the budget after which fewer than MIN_PAIRS will do
 LONG_SECONDS = 1.0  # one call of this length is warm-up enough
 
-# FLOP/s by precision, and bytes/s. H200: as measured on one, with strict fp32 a sixth of TF32
-# (guide, performance.md). H100 SXM: the data sheet, dense.
+# FLOP/s by precision, and bytes/s. H200: taken over as somebody's measurement, by no command here;
+# strict fp32 is a sixth of TF32. H100 SXM: the data sheet, dense.
 CEILINGS: dict[str, dict[str, float]] = {
     "H200": {"bf16": 790e12, "tf32": 395e12, "fp32": 66e12, "bandwidth": 4.3e12},
     "H100": {"bf16": 989e12, "tf32": 494e12, "fp32": 67e12, "bandwidth": 3.35e12},

@@ -75,7 +75,7 @@ def run_by_hand(steps, loop):
         steps.step(next(batches))
 
 
-# --- floors: the figures of the guide, performance.md ------------------------------------------
+# --- floors: figures that were counted by hand, before there was code ----------------------------
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_floors_of_the_tokenizer(what, pairs, images_per_second):
 
 def test_floors_of_training_steps():
     flop, _ = step_cost(phase1(GPU, "stylegan"), GPU)
-    assert flop == pytest.approx(1.31e12, rel=0.1), "the guide counts fewer passes of the critic"
+    assert flop == pytest.approx(1.31e12, rel=0.1), "the hand counted fewer passes of the critic"
     flop, _ = forward_cost_of(generator_config(GPU, "ar"), GPU)
     assert H200["bf16"] / (3 * flop) == pytest.approx(2933, rel=0.02)
 

@@ -11,7 +11,6 @@ import torch
 from semvq.command_parts import at_least_one, check_classes, import_code
 from semvq.compare_table import READING, table, warnings
 from semvq.data.images import ImageSet, to_float
-from semvq.evaluate_command import versions
 from semvq.evaluation.features import load_network
 from semvq.evaluation.generation import measure
 from semvq.evaluation.photos import between_photos, images_at
@@ -19,6 +18,7 @@ from semvq.evaluation.rows import scatters
 from semvq.evaluation.side_by_side import Entrant, Training, compare_all
 from semvq.evaluation.sources import FileImages
 from semvq.evaluation.streaming import Setting
+from semvq.evaluation.versions import versions
 from semvq.files import CONFIG, family_of, read_json, write_atomically
 from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
@@ -27,7 +27,7 @@ from semvq.probe.comparison_page import write_comparison
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.journal import say_progress
-from semvq.training.runs import FINISHED, find_upstream, read_recipe, resolve_device
+from semvq.training.runs import find_upstream, made_of, read_recipe, resolve_device
 
 LEAD = (
     "Better reconstruction need not mean better generation: what counts is what a transformer can "
@@ -112,12 +112,10 @@ def open_entrants(runs: Sequence[Path], device: torch.device) -> list[Entrant]:
 
 def _trained_on(run: Path, photos: ImageSet) -> str:
     """The run's name if its record says it was trained on these photos; "" where none is known."""
-    try:
-        known = read_json(run / FINISHED)["identity"]
-        value, words = known["data"]
-        held_out = known["held-out data"][0]
-    except (ValueError, TypeError, KeyError, OSError):  # an older version's record, or none
+    known = made_of(run)
+    if not {"data", "held-out data"} <= known.keys():
         return ""
+    (value, words), (held_out, _) = known["data"], known["held-out data"]
     if photos.fingerprint == held_out:
         return ""
     same = value == photos.fingerprint or words.endswith(f" of {photos.root.absolute()}")

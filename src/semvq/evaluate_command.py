@@ -33,7 +33,7 @@ from semvq.evaluation.sources import (
 )
 from semvq.evaluation.streaming import Setting
 from semvq.evaluation.subsets import CODED_IMAGES, SomeImages
-from semvq.evaluation.versions import versions as versions
+from semvq.evaluation.versions import versions
 from semvq.evaluation.warnings import few_images, no_score
 from semvq.files import CONFIG, WEIGHTS, family_of, read_json, write_atomically
 from semvq.generators.base import Generator

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from semvq.data.order import spread
 from semvq.data.pixels import EXTENSIONS, BadImageError, decode
 from semvq.data.shards import COMPRESSED_NAMES, SPLITS, Row, find_tars, is_image, tar_rows
 
@@ -83,8 +84,7 @@ class ImageSet:
 
     def spread(self, num: int) -> "ImageSet":
         """At most `num` images, evenly over the whole set and so over its classes."""
-        num = min(num, len(self))
-        return self.subset(i * len(self) // num for i in range(num))
+        return self.subset(spread(len(self), num).tolist())
 
     def name(self, index: int) -> str:
         """`<class>/<file>`."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 WORKER_TIMEOUT = 60.0  # seconds for one batch
@@ -27,6 +28,15 @@ def uniforms(seed: int, purpose: int, epoch: int, index: int, count: int) -> np.
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, purpose], np.uint64)
     counter = np.array([0, index, epoch, 0], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter)).random(count)
+
+
+def spread(num: int, wanted: int) -> Tensor:
+    """At most `wanted` of the numbers 0 … num - 1, each once, evenly over all: int64.
+
+    Files stand in the order of their classes, so these are spread over the classes too.
+    """
+    wanted = min(num, wanted)
+    return torch.arange(wanted) * num // wanted
 
 
 class EpochOrder:

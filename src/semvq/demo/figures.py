@@ -13,6 +13,7 @@ from torch import Tensor
 
 from semvq.backbones.mobilenet import load_mobilenet_v2
 from semvq.data.images import DataConfig, ImageSet, eval_batches, image_grid, to_float
+from semvq.data.order import spread
 from semvq.data.tokens import TokenCache
 from semvq.evaluation.agreement import LinearClassifier, accuracy, class_agreement, features
 from semvq.generators.base import Generator
@@ -93,7 +94,7 @@ def reconstruction(tokenizers: dict[str, Tokenizer], photos: Photos) -> tuple[Fi
     """PSNR, colour and LPIPS (VGG16, v0.1) of every tokenizer, and rows of photos to look at."""
     lpips = PerceptualConfig(alpha=0.0, form="lpips").load()
     figures: Figures = {}
-    shown = spread(len(photos.images))
+    shown = spread(len(photos.images), NUM_SHOWN)
     rows = [photos.images[shown]]
     for name, tokenizer in tokenizers.items():
         images = reconstruct(tokenizer, photos.images)
@@ -145,7 +146,7 @@ def prediction(
         "unigram_cross_entropy": unigram_cross_entropy(train_codes, codes, num_codes),
         "unit": "nats per code",
     }
-    pick = spread(len(codes))
+    pick = spread(len(codes), NUM_SHOWN)
     found = predict(ar, codes[pick], photos.labels[pick])
     picture = panel(
         photos.images[pick], tokenizer.decode(codes[pick]), tokenizer.decode(found.codes), found
@@ -226,12 +227,6 @@ def first_of_each_class(images: Tensor, labels: Tensor) -> Tensor:
     picks = [torch.nonzero(labels == c)[:SAMPLES_SHOWN, 0] for c in range(num_classes)]
     order = torch.stack(picks, dim=1).flatten()
     return image_grid(images[order], columns=num_classes)
-
-
-def spread(num_photos: int) -> Tensor:
-    """Numbers of `NUM_SHOWN` photos (or all, if fewer), evenly over the split and its classes."""
-    num = min(NUM_SHOWN, num_photos)
-    return torch.arange(num) * num_photos // num
 
 
 def reconstruct(tokenizer: Tokenizer, images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from semvq.data.order import spread
 from semvq.evaluation.features import strict_fp32
 from semvq.evaluation.reconstruction import ImageDistances
 from semvq.evaluation.sources import UNIT, FileImages, Images
@@ -31,12 +32,6 @@ class NotedImages:
     def numbers(self) -> Tensor:
         """Numbers int64 (N,) of the images that were read, in order: row i is image numbers[i]."""
         return torch.cat([self._read[first] for first in sorted(self._read)])
-
-
-def spread(num: int, wanted: int) -> Tensor:
-    """At most `wanted` of `num` rows, each once, evenly over all and so over their classes."""
-    wanted = min(num, wanted)
-    return torch.arange(wanted) * num // wanted
 
 
 def images_at(source: FileImages, numbers: Tensor) -> Tensor:

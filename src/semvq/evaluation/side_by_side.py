@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from semvq.data.images import pieces, to_float
+from semvq.data.order import spread
 from semvq.evaluation.feature_sets import FeatureSet
 from semvq.evaluation.features import strict_fp32
 from semvq.evaluation.frechet import fit, frechet_distance
@@ -23,9 +24,9 @@ from semvq.evaluation.intervals import (
     perplexity_interval,
     sample_interval,
 )
-from semvq.evaluation.photos import NotedImages, spread
+from semvq.evaluation.photos import NotedImages
 from semvq.evaluation.prediction import Predicted, predict_all
-from semvq.evaluation.reconstruction import Reconstructed, reconstruct_all
+from semvq.evaluation.reconstruction import Reconstructed, encoded, reconstruct_all
 from semvq.evaluation.rows import Rows
 from semvq.evaluation.sources import UNIT, FileImages, SampledImages, Source, UnigramImages
 from semvq.evaluation.streaming import Setting
@@ -229,14 +230,8 @@ def _say(setting: Setting, stage: str) -> None:
 @torch.no_grad()
 def encode_all(tokenizer: Tokenizer, source: Source) -> Tensor:
     """Codes (N, h, w) on the CPU of every image of a source."""
-    device = tokenizer.last_layer.device
-    with strict_fp32():
-        parts = [
-            tokenizer.encode(to_float(unit.pixels.to(device))).cpu()
-            for unit in source.units(pieces(range(source.num), UNIT))
-            if len(unit.pixels)
-        ]
-    return torch.cat(parts)
+    units = source.units(pieces(range(source.num), UNIT))
+    return torch.cat([encoded(tokenizer, unit.pixels).cpu() for unit in units if len(unit.pixels)])
 
 
 def _samples(

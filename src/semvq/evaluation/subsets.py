@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from semvq.evaluation.sources import Images, Source
+from semvq.generators import sampling
 from semvq.generators.noise import SUBSETS, Noise
 
 # what a subset is for; two purposes share nothing
@@ -28,9 +29,7 @@ def places(numbers: Tensor, purpose: int) -> Tensor:
 
 def ranks(num: int, purpose: int) -> Tensor:
     """A fixed permutation int64 (num,): how many of `num` images come before each."""
-    found = torch.empty(num, dtype=torch.int64)
-    found[places(torch.arange(num), purpose).argsort()] = torch.arange(num)
-    return found
+    return sampling.ranks(places(torch.arange(num), purpose))
 
 
 class SomeImages:

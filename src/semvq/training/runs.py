@@ -86,8 +86,8 @@ def train_recipe(
                 tensorboard=tensorboard,
             )
         if stopped is None and world.is_writer:
-            made_of = {"recipe": config_hash(recipe), "identity": task.identity()}
-            write_atomically(folder / FINISHED, json.dumps(made_of, indent=1) + "\n")
+            record = {"recipe": config_hash(recipe), "identity": task.identity()}
+            write_atomically(folder / FINISHED, json.dumps(record, indent=1) + "\n")
         return stopped
 
 
@@ -156,7 +156,7 @@ def _check_inputs(
     Nothing is built for it, and what is not named (but for an upstream run in its usual place) or
     not on record, as in folders of older versions, is not checked.
     """
-    known, config = _made_of(folder), getattr(recipe.task, "data", None)
+    known, config = made_of(folder), getattr(recipe.task, "data", None)
     if upstream is not None:
         find_upstream(recipe, folder, upstream)
     elif recipe.upstream and (folder.parent / recipe.upstream / "model.safetensors").exists():
@@ -166,10 +166,11 @@ def _check_inputs(
         check_facts(known, given, f"{folder} is finished, and was made with", AFRESH)
 
 
-def _made_of(folder: Path) -> dict[str, Any]:
+def made_of(folder: Path) -> dict[str, Any]:
+    """The facts that a finished run was made of; empty where there is no record of them."""
     try:
         return dict(read_json(folder / FINISHED)["identity"])
-    except (ValueError, TypeError, KeyError):  # a hash alone, as older versions wrote
+    except (ValueError, TypeError, KeyError, OSError):  # none, or a hash alone as of old
         return {}
 
 
