@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.case import Case, Row, Setting, counted
 from bench.plain import tokenizer as plain_tokenizer
 from bench.plain import transformers as plain
+from bench.plain.sampling import plain_ar, plain_nar
 from bench.plain.tokenizer import Weights, weights_of
 from bench.plain.training import GeneratorSteps
 from bench.tasks import (
@@ -26,6 +27,7 @@ from semvq.evaluation.sources import SampledImages
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import GeneratorConfig
 from semvq.generators.nar import NARConfig
+from semvq.generators.noise import Noise
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.distributed import start_engine
 
@@ -88,7 +90,7 @@ def sample_ar(setting: Setting, batch: int, guidance: float) -> Case:
     assert isinstance(config, ARConfig)
     batch = setting.pick(batch, batch, batch, min(batch, 3))
     cost = ar_cost(setting, config, batch, 1 if guidance == 1 else 2)
-    return sampling(setting, config, batch, guidance, plain.sample_ar, *cost)
+    return sampling(setting, config, batch, guidance, *cost)
 
 
 def sample_nar(setting: Setting, batch: int, guidance: float) -> Case:
@@ -101,9 +103,7 @@ def sample_nar(setting: Setting, batch: int, guidance: float) -> Case:
     halves = 1 if guidance == 1 else 2
     flop, _ = forward_cost_of(config, setting)
     moved = NAR_STEPS * weight_elements(config) * setting.item_bytes
-    return sampling(
-        setting, config, batch, guidance, plain.sample_nar, NAR_STEPS * flop * batch * halves, moved
-    )
+    return sampling(setting, config, batch, guidance, NAR_STEPS * flop * batch * halves, moved)
 
 
 def sampling(
@@ -111,7 +111,6 @@ def sampling(
     config: GeneratorConfig,
     batch: int,
     guidance: float,
-    plain_sample: Callable[..., Tensor],
     flop: float,
     moved: float,
 ) -> Case:
@@ -122,7 +121,7 @@ def sampling(
     options: dict[str, Any] = {} if guidance == 1 else {"guidance": guidance}
     return Case(
         lambda: model.sample(batch, classes, SEED, **options),
-        lambda: plain_sample(weights, config, batch, classes, SEED, guidance),
+        lambda: plain_sample(weights, config, classes, guidance),
         batch,
         {"batch": batch, "guidance": guidance, **shape(config)},
         flop,
@@ -130,6 +129,22 @@ def sampling(
         setting.precision,
         tolerance=0.02,  # a near tie changes all that comes after it
     )
+
+
+def plain_sample(
+    w: Weights, config: GeneratorConfig, classes: Tensor, guidance: float = 1.0
+) -> Tensor:
+    """Codes (B, h, w) by the plain sampler from the plain transformer."""
+    noise = Noise.consecutive(SEED, 0, len(classes), classes.device)
+    if isinstance(config, ARConfig):
+        codes = plain_ar(
+            partial(plain.ar_last, w, config), config, noise, classes, guidance=guidance
+        )
+    else:
+        assert isinstance(config, NARConfig)
+        forward = partial(plain.nar_logits, w, config)
+        codes = plain_nar(forward, config, noise, classes, guidance=guidance, steps=NAR_STEPS)
+    return codes.view(len(classes), config.grid_height, config.grid_width)
 
 
 def to_pixels(setting: Setting) -> Case:
@@ -148,7 +163,7 @@ def to_pixels(setting: Setting) -> Case:
             return next(source.units([range(batch)])).pixels
 
     def eager() -> Tensor:
-        codes = plain.sample_ar(weights, config, batch, labels, SEED)
+        codes = plain_sample(weights, config, labels)
         with setting.autocast():
             images = plain_tokenizer.decode(their_weights, codes, heads)
         return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from bench.plain.sampling import plain_ar, plain_nar
+from bench.plain import sampling
+from torch import Tensor
 
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import Generator
@@ -19,6 +20,19 @@ from semvq.generators.noise import AR_CODES, Noise
 from semvq.generators.sampling import draw
 from semvq.generators.sampling_ar import ARSampler
 from tests.test_sampling import K, tiny
+
+
+def plain_ar(generator: Generator, num: int, classes=None, seed: int = 0, **options) -> Tensor:
+    """The oracle on the library's transformer."""
+    noise = Noise.consecutive(seed, 0, num, generator.device)
+    return sampling.plain_ar(generator, generator.config, noise, classes, **options)
+
+
+def plain_nar(generator: Generator, num: int, classes=None, seed: int = 0, **options) -> Tensor:
+    """Likewise."""
+    noise = Noise.consecutive(seed, 0, num, generator.device)
+    return sampling.plain_nar(generator, generator.config, noise, classes, **options)
+
 
 CLASSES = torch.tensor([0, 2, 1, 1, 0, 2, 2])
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

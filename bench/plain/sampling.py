@@ -1,61 +1,70 @@
 """Sampling as one would write it first: what the fast samplers are tested and timed against.
 
 AR runs the whole transformer for every position, without a cache; NAR draws at every position of
-every step; guidance is two passes. The noise is the library's, so equal codes are expected.
+every step; guidance is two passes. The noise is the library's, so equal codes are expected. The
+transformer is any function from codes (B, N) and classes (B,) to logits: the library's module, or
+`transformers`'.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from semvq.generators.base import NO_CLASS, Generator
+from semvq.generators.base import NO_CLASS, GeneratorConfig
 from semvq.generators.guidance import named_schedule
 from semvq.generators.noise import AR_CODES, NAR_CHOICES, NAR_CODES, Noise
 from semvq.generators.sampling import draw, progress_of, ranks
 from semvq.generators.sampling_nar import CHOICE_TEMPERATURE, mask_counts
 
+Logits = Callable[[Tensor, Tensor | None], Tensor]
+
 
 def guided_logits(
-    generator: Generator, codes: Tensor, classes: Tensor | None, scale: float | None
+    forward: Logits, codes: Tensor, classes: Tensor | None, scale: float | None
 ) -> Tensor:
-    """Logits of `Generator.forward`, led away from no class at `scale`; None is no guidance."""
-    logits = generator(codes, classes)
+    """Logits led away from no class at `scale`; None is no guidance."""
+    logits = forward(codes, classes).float()
     if scale is None:
         return logits
     assert classes is not None
-    base = generator(codes, torch.full_like(classes, NO_CLASS))
+    base = forward(codes, torch.full_like(classes, NO_CLASS)).float()
     return base + scale * (logits - base)
 
 
 @torch.no_grad()
 def plain_ar(
-    generator: Generator,
-    num: int,
+    forward: Logits,
+    config: GeneratorConfig,
+    noise: Noise,
     classes: Tensor | None = None,
-    seed: int = 0,
     *,
     guidance: float = 1.0,
     guidance_schedule: str = "constant",
-    **truncation: float | int | None,
+    **truncation: Any,
 ) -> Tensor:
-    """Codes int64 (num, N); `truncation` is `draw`'s options."""
-    config = generator.config
-    noise = Noise.consecutive(seed, 0, num, generator.device)
-    every_code = torch.arange(config.num_codes, device=generator.device)
-    codes = torch.zeros(num, config.length, dtype=torch.int64, device=generator.device)
+    """Codes int64 (num, N); `truncation` is `draw`'s options.
+
+    Of the logits, those of the last position are looked at: `forward` may give no others.
+    """
+    num, device = len(noise.indices), noise.indices.device
+    every_code = torch.arange(config.num_codes, device=device)
+    codes = torch.zeros(num, config.length, dtype=torch.int64, device=device)
     schedule = named_schedule(guidance_schedule, guidance)
     for i in range(config.length):
         scale = None if guidance == 1 else schedule(progress_of(i, config.length))
-        logits = guided_logits(generator, codes[:, : i + 1], classes, scale)[:, i].float()
+        logits = guided_logits(forward, codes[:, : i + 1], classes, scale)[:, -1]
         codes[:, i] = draw(logits, noise.gumbel(AR_CODES, i, every_code), **truncation)
     return codes
 
 
 @torch.no_grad()
 def plain_nar(
-    generator: Generator,
-    num: int,
+    forward: Logits,
+    config: GeneratorConfig,
+    noise: Noise,
     classes: Tensor | None = None,
-    seed: int = 0,
     *,
     steps: int = 12,
     choice_temperature: float = CHOICE_TEMPERATURE,
@@ -63,13 +72,13 @@ def plain_nar(
     known: Tensor | None = None,
     guidance: float = 1.0,
     guidance_schedule: str = "constant",
-    **truncation: float | int | None,
+    **truncation: Any,
 ) -> Tensor:
     """Codes int64 (num, N); `known` int64 (num, N), -1 where to draw; `order` None: confidence."""
-    config, device = generator.config, generator.device
+    num, device = len(noise.indices), noise.indices.device
     mask_code, length = config.num_codes, config.length
-    noise = Noise.consecutive(seed, 0, num, device)
-    every_code, positions = torch.arange(mask_code, device=device), torch.arange(length)
+    every_code = torch.arange(mask_code, device=device)
+    positions = torch.arange(length, device=device)
     codes = torch.full((num, length), mask_code, device=device)
     if known is not None:
         codes = torch.where(known >= 0, known, codes)
@@ -80,11 +89,11 @@ def plain_nar(
         if not masked.any():
             break
         scale = None if guidance == 1 else schedule(progress_of(step - 1, steps))
-        scores = guided_logits(generator, codes, classes, scale).float()
-        gumbel = noise.gumbel(NAR_CODES, step, positions[:, None].to(device), every_code)
+        scores = guided_logits(forward, codes, classes, scale)[..., :mask_code]
+        gumbel = noise.gumbel(NAR_CODES, step, positions[:, None], every_code)
         drawn = torch.where(masked, draw(scores, gumbel, **truncation), codes)
         log_p = scores.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-        chance = noise.gumbel(NAR_CHOICES, step, positions.to(device))
+        chance = noise.gumbel(NAR_CHOICES, step, positions)
         sureness = log_p + choice_temperature * (1 - step / steps) * chance
         if order is not None:
             sureness = -torch.tensor(order, device=device).argsort().float().expand(num, -1)

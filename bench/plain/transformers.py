@@ -1,9 +1,4 @@
-"""AR and NAR transformers as functions of weights by name, and sampling without any cache.
-
-AR runs the whole prefix through the model for every position; NAR takes two separate passes for
-guidance and looks at every position in every step. The noise is the library's: it is part of what
-a sample is defined by.
-"""
+"""AR and NAR transformers as functions of weights by name; `sampling` draws from them."""
 
 import math
 
@@ -13,12 +8,9 @@ from torch import Tensor
 
 from bench.plain.tokenizer import Weights, count
 from semvq.generators.ar import ARConfig
-from semvq.generators.base import NO_CLASS
 from semvq.generators.nar import NARConfig
-from semvq.generators.noise import AR_CODES, NAR_CHOICES, NAR_CODES, Noise
 
 NAR_EPS = 1e-12
-CHOICE_TEMPERATURE = 4.5
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:
@@ -73,6 +65,11 @@ def ar_logits(
     return linear(w, "head", ar_features(w, config, codes, classes, drop))
 
 
+def ar_last(w: Weights, config: ARConfig, codes: Tensor, classes: Tensor) -> Tensor:
+    """Logits (B, 1, K) of the last position alone: all that sampling asks for."""
+    return linear(w, "head", ar_features(w, config, codes, classes)[:, -1:])
+
+
 def ar_loss(
     w: Weights, config: ARConfig, codes: Tensor, classes: Tensor, drop: float = 0.0
 ) -> Tensor:
@@ -80,26 +77,6 @@ def ar_loss(
     flat = codes.flatten(1)
     logits = ar_logits(w, config, flat, classes, drop).float()
     return F.cross_entropy(logits.flatten(0, 1), flat.flatten())
-
-
-@torch.no_grad()
-def sample_ar(
-    w: Weights, config: ARConfig, num: int, classes: Tensor, seed: int, guidance: float = 1.0
-) -> Tensor:
-    """Codes (num, h, w): a whole forward pass for every position, two of them with guidance."""
-    noise = Noise.consecutive(seed, 0, num, classes.device)
-    every_code = torch.arange(config.num_codes, device=classes.device)
-    codes = torch.zeros(num, config.length, dtype=torch.int64, device=classes.device)
-    for position in range(config.length):
-        prefix = codes[:, : position + 1]
-        logits = linear(w, "head", ar_features(w, config, prefix, classes)[:, -1]).float()
-        if guidance != 1.0:
-            dropped = torch.full_like(classes, NO_CLASS)
-            other = linear(w, "head", ar_features(w, config, prefix, dropped)[:, -1]).float()
-            logits = other + guidance * (logits - other)
-        gumbel = noise.gumbel(AR_CODES, position, every_code)
-        codes[:, position] = (logits + gumbel).argmax(-1)
-    return codes.view(num, config.grid_height, config.grid_width)
 
 
 def nar_logits(
@@ -134,42 +111,3 @@ def nar_loss(
     return F.cross_entropy(
         logits.float()[masked], flat[masked], label_smoothing=config.label_smoothing
     )
-
-
-@torch.no_grad()
-def sample_nar(
-    w: Weights,
-    config: NARConfig,
-    num: int,
-    classes: Tensor,
-    seed: int,
-    guidance: float = 1.0,
-    steps: int = 12,
-) -> Tensor:
-    """Codes (num, h, w): MaskGIT's refinement, every position drawn anew in every step."""
-    device, mask = classes.device, config.num_codes
-    noise = Noise.consecutive(seed, 0, num, device)
-    every_position = torch.arange(config.length, device=device)
-    every_code = torch.arange(mask, device=device)
-    codes = torch.full((num, config.length), mask, device=device)
-    left = config.length
-    for step in range(1, steps + 1):
-        planned = math.floor(config.length * math.cos(0.5 * math.pi * step / steps) + 1e-9)
-        left = 0 if step == steps else max(0, min(left - 1, max(steps - step, planned)))
-        scores = nar_logits(w, config, codes, classes)[..., :mask].float()
-        if guidance != 1.0:
-            dropped = torch.full_like(classes, NO_CLASS)
-            other = nar_logits(w, config, codes, dropped)[..., :mask].float()
-            scores = other + guidance * (scores - other)
-        places = every_position[:, None], every_code[None]
-        drawn = (scores + noise.gumbel(NAR_CODES, step, *places)).argmax(-1)
-        log_p = scores.log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
-        chance = noise.gumbel(NAR_CHOICES, step, every_position)
-        sure = log_p + CHOICE_TEMPERATURE * (1 - step / steps) * chance
-        is_open = codes == mask
-        sure = sure.masked_fill(~is_open, torch.inf)
-        stays = sure.argsort(dim=1, stable=True).argsort(1) < left
-        codes = torch.where(is_open & ~stays, drawn, codes)
-        if not left:
-            break
-    return codes.view(num, config.grid_height, config.grid_width)
