@@ -64,10 +64,13 @@ def _of_channels(mean, rstd, weight, bias, image, c, C, groups):
 
 
 @triton.jit
-def _before_silu_grad(z, grad):
-    """Gradient of silu's input z from that of its output."""
+def _normal_and_dz(x, grad, mask, m, r, w, b):
+    """A tile's normalised values, and the gradient of what the SiLU reads, zero outside `mask`."""
+    normal = (tl.load(x, mask=mask, other=0).to(tl.float32) - m) * r
+    dy = tl.load(grad, mask=mask, other=0).to(tl.float32)
+    z = normal * w + b
     s = tl.sigmoid(z)
-    return grad * s * (1 + z * (1 - s))
+    return normal, dy * s * (1 + z * (1 - s))
 
 
 @triton.jit
@@ -169,10 +172,8 @@ def _partial_sums(
     for i in range(TILES):
         mask = (rows + i * BLOCK_S < S)[:, None] & (c < C)[None, :]
         here = offsets + i * BLOCK_S * stride_s
-        normal = (tl.load(x + start + here, mask=mask, other=0).to(tl.float32) - m) * r
-        # Outside the map this is zero, so nothing is added there.
-        dy = tl.load(grad + start + here, mask=mask, other=0).to(tl.float32)
-        dz = _before_silu_grad(normal * w + b, dy)
+        # Outside the map dz is zero, so nothing is added there.
+        normal, dz = _normal_and_dz(x + start + here, grad + start + here, mask, m, r, w, b)
         plain += dz
         scaled += dz * normal
     out = partial + (image * chunks + chunk) * 2 * C + c
@@ -224,9 +225,7 @@ def _apply_backward(
     for i in range(TILES):
         mask = (rows + i * BLOCK_S < S)[:, None] & (c < C)[None, :]
         here = offsets + i * BLOCK_S * stride_s
-        normal = (tl.load(x + start + here, mask=mask, other=0).to(tl.float32) - m) * r
-        dy = tl.load(grad + start + here, mask=mask, other=0).to(tl.float32)
-        dz = _before_silu_grad(normal * w + b, dy)
+        normal, dz = _normal_and_dz(x + start + here, grad + start + here, mask, m, r, w, b)
         change = r * (dz * w - o - normal * k)
         tl.store(dx + start + here, change.to(dx.dtype.element_ty), mask=mask)
 
