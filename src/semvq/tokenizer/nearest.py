@@ -33,8 +33,8 @@ def _nearest_in_chunk(rows: Tensor, codebook: Tensor) -> Tensor:
     largest = norms.max().sqrt()
     bound = _relative_bound(rows) * largest * (largest + 2 * rows.norm(dim=1))
     limit = best + 2 * bound
-    # The runner-up tells whether a row is sure: one more pass, where counting all that are close
-    # took seven times as long as the search itself.
+    # The runner-up tells whether a row is sure: one quick pass, where marking and counting all that
+    # are close is a slow one.
     scores.scatter_(1, codes[:, None], torch.inf)
     unsure = (scores.amin(1) <= limit).nonzero().flatten()
     if len(unsure):
