@@ -105,7 +105,7 @@ class ARTransformer(Generator):
             x = self.codes(previous).unsqueeze(1)
         x = x + self.positions(cache.position)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer)
+            x = block.step(x, cache, layer)
         cache.position += 1
         return self.head(self.norm(x)).squeeze(1)
 

@@ -53,24 +53,33 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """With a cache, N is 1: the newest position, which attends to itself and those before."""
-        batch, length, width = x.shape
-        heads = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        queries, keys, values = heads.permute(2, 0, 3, 1, 4)
-        mask = None
-        if cache is not None:
-            keys, values = cache.extend(layer, keys, values)
-            mask = cache.mask
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) to the same."""
+        queries, keys, values = self._heads(x)
         mixed = F.scaled_dot_product_attention(
             queries,
             keys,
             values,
-            attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal and cache is None,
+            is_causal=self.causal,
         )
-        return self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return self._joined(mixed)
+
+    def step(self, x: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """(B, 1, width) to the same: the newest position looks at itself and those before it."""
+        queries, keys, values = self._heads(x)
+        keys, values = cache.extend(layer, keys, values)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=cache.mask)
+        return self._joined(mixed)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B, heads, N, d)."""
+        batch, length, width = x.shape
+        heads = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        return heads.permute(2, 0, 3, 1, 4).unbind()
+
+    def _joined(self, mixed: Tensor) -> Tensor:
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 def mlp(width: int) -> nn.Sequential:
@@ -91,10 +100,15 @@ class PreNormBlock(nn.Module):
         self.mlp = mlp(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """(B, N, width) to the same; see `Attention.forward` for the cache."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache, layer))
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) to the same."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def step(self, x: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """`forward` of the newest position alone, (B, 1, width) to the same; without dropout."""
+        x = x + self.attention.step(self.attention_norm(x), cache, layer)
+        return x + self.mlp(self.mlp_norm(x))
 
 
 class PostNormBlock(nn.Module):

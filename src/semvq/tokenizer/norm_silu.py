@@ -45,8 +45,9 @@ class NormSiLU(nn.GroupNorm):
 
 def _output_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
-    # Tensors without data ("meta") have no autocast, and asking for its state there fails.
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # Tensors without data ("meta") have no autocast, and asking for its state there fails. (So does
+    # asking whether a device has one, inside torch.compile.)
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype
 
