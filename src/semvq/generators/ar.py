@@ -9,10 +9,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import KVCache, PreNormBlock, initialize
+from semvq.generators.cross_entropy import CrossEntropy
 from semvq.generators.noise import AR_CODES, Noise
 from semvq.generators.sampling import draw
 from semvq.generators.sampling_ar import ARSampler
@@ -44,6 +44,7 @@ class ARTransformer(Generator):
         )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.num_codes, bias=False)
+        self.cross_entropy = CrossEntropy()
         initialize(self, truncate=False)
 
     def forward(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -70,15 +71,13 @@ class ARTransformer(Generator):
         """Mean cross-entropy in nats per code; see `Generator.training_loss`."""
         codes = self.flat(codes)
         classes = self.drop_classes(self.resolve_classes(classes, len(codes)))
-        logits = self(codes, classes).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
-        with torch.no_grad():
-            top1 = (logits.argmax(-1) == codes).float().mean()
+        scores = self.cross_entropy(self(codes, classes), codes)
+        loss = scores.loss.mean()
+        top1 = scores.hits.float().mean()
         return loss, {"cross_entropy": loss.detach(), "top1_accuracy": top1}
 
     def _evaluation_loss(self, codes: Tensor, classes: Tensor | None) -> Tensor:
-        logits = self(codes, classes).float()
-        return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+        return self.cross_entropy(self(codes, classes), codes).nats.mean()
 
     def new_cache(self, num: int) -> KVCache:
         """An empty cache for `step` on `num` samples, in the precision that layers work in."""

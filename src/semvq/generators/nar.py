@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import PostNormBlock, initialize
+from semvq.generators.cross_entropy import CrossEntropy
 from semvq.generators.guidance import Schedule, led
 from semvq.generators.halton import halton_order
 from semvq.generators.noise import EVALUATION_MASKS, Noise
@@ -72,6 +73,7 @@ class NARTransformer(Generator):
         self.head = nn.Linear(width, width)
         self.head_norm = nn.LayerNorm(width, eps=EPS)
         self.bias = nn.Parameter(torch.zeros(num_rows))
+        self.cross_entropy = CrossEntropy(config.label_smoothing)
         initialize(self, truncate=True)
 
     def forward(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -107,17 +109,13 @@ class NARTransformer(Generator):
         codes = self.flat(codes)
         classes = self.drop_classes(self.resolve_classes(classes, len(codes)))
         masked = self._training_mask(codes)
-        logits = self.vocabulary_logits(codes.masked_fill(masked, self.mask_code), classes).float()
-        loss = masked_mean(
-            cross_entropy(logits, codes, label_smoothing=self.config.label_smoothing), masked
-        )
-        with torch.no_grad():
-            logs = {
-                "cross_entropy": masked_mean(cross_entropy(logits, codes), masked),
-                "top1_accuracy": masked_mean((logits.argmax(-1) == codes).float(), masked),
-                "mask_share": masked.float().mean(),
-            }
-        return loss, logs
+        logits = self.vocabulary_logits(codes.masked_fill(masked, self.mask_code), classes)
+        scores = self.cross_entropy(logits, codes)
+        return masked_mean(scores.loss, masked), {
+            "cross_entropy": masked_mean(scores.nats, masked),
+            "top1_accuracy": masked_mean(scores.hits.float(), masked),
+            "mask_share": masked.float().mean(),
+        }
 
     def _training_mask(self, codes: Tensor) -> Tensor:
         """Bool (B, N): a random set per image, at least one position and at times all of them."""
@@ -130,8 +128,8 @@ class NARTransformer(Generator):
         losses = []
         masks = evaluation_masks(codes.shape[1], codes.device)
         for mask in masks:
-            logits = self(codes.masked_fill(mask, self.mask_code), classes).float()
-            losses.append(cross_entropy(logits, codes))
+            logits = self(codes.masked_fill(mask, self.mask_code), classes)
+            losses.append(self.cross_entropy(logits, codes).nats)
         return masked_mean(torch.stack(losses, dim=1), masks.expand(len(codes), -1, -1))
 
     def _draw(
@@ -205,14 +203,6 @@ def evaluation_masks(length: int, device: torch.device) -> Tensor:
     middles = [(i + 0.5) / NUM_EVALUATION_MASKS for i in range(NUM_EVALUATION_MASKS)]
     num_masked = [math.ceil(length * cosine(u)) for u in middles]
     return order < torch.tensor(num_masked, device=device).unsqueeze(1)
-
-
-def cross_entropy(logits: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Nats per position, (B, N), of logits (B, N, V) and codes (B, N)."""
-    flat = F.cross_entropy(
-        logits.flatten(0, 1), codes.flatten(), reduction="none", label_smoothing=label_smoothing
-    )
-    return flat.view_as(codes)
 
 
 def masked_mean(values: Tensor, masked: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semvq.generators.base import Generator, evaluating
-from semvq.generators.nar import cross_entropy, evaluation_masks
+from semvq.generators.cross_entropy import CrossEntropy
+from semvq.generators.nar import evaluation_masks
 
 MAX_CANDIDATES = 256
 CANDIDATE_STRIDE = 2**24  # so that 256 candidates of every sample fit the noise's 2**32 indices
@@ -91,13 +92,13 @@ def log_likelihood(generator: Generator, codes: Tensor, classes: Tensor | None =
     AR: exact, teacher-forced. NAR: over the masks that `evaluation_loss` uses, a pseudo-likelihood.
     Either is minus what the image adds to `evaluation_loss`. codes int64 (B, h, w).
     """
-    flat = generator.flat(codes)
+    flat, nats_of = generator.flat(codes), CrossEntropy()
     with evaluating(generator):
         if generator.causal:
-            return -cross_entropy(generator(flat, classes).float(), flat).mean(1)
+            return -nats_of(generator(flat, classes), flat).nats.mean(1)
         masks, mask_code = evaluation_masks(flat.shape[1], flat.device), generator.config.num_codes
         nats = [
-            cross_entropy(generator(flat.masked_fill(mask, mask_code), classes).float(), flat)
+            nats_of(generator(flat.masked_fill(mask, mask_code), classes), flat).nats
             for mask in masks
         ]
     return -(torch.stack(nats, dim=1) * masks).sum((1, 2)) / masks.sum()
