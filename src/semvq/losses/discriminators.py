@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semvq.config import Config
+from semvq.kernels.layout import channels_last_on_cuda
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class PatchGAN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to logits (B, 1, h, w)."""
-        return self.layers(images)
+        return self.layers(channels_last_on_cuda(images))
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class StyleGANDiscriminator(nn.Module):
             raise ValueError(
                 f"expected images of {self.resolution} px, found {tuple(images.shape[-2:])}"
             )
-        x = activate(self.from_rgb(images))
+        x = activate(self.from_rgb(channels_last_on_cuda(images)))
         for block in self.blocks:
             x = block(x)
         if self.group:

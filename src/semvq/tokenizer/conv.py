@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semvq.kernels.layout import channels_last_on_cuda
 from semvq.tokenizer.norm_silu import NormSiLU
 from semvq.tokenizer.regional import AttentionPair
 
@@ -64,6 +65,23 @@ class EncoderLevel(nn.Module):
         return F.avg_pool2d(x, 2) if self.pool else x
 
 
+def doubled(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, 2H, 2W), each value four times, in the dtype of `x`."""
+    if x.is_cuda:
+        return doubled_channels_last(x)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def doubled_channels_last(x: Tensor) -> Tensor:
+    """`doubled` as one broadcast copy, and as one sum backward; the result is channels_last.
+
+    On CUDA, autocast would have F.interpolate work in fp32. (On a CPU this sum is the slow one.)
+    """
+    b, c, h, w = x.shape
+    places = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
+    return places.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
 class DecoderLevel(nn.Module):
     """Residual blocks, then attention pairs, then doubling unless it is the last level.
 
@@ -87,7 +105,7 @@ class DecoderLevel(nn.Module):
             x = pair(x)
         if self.upsample is None:
             return x
-        return self.upsample(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.upsample(doubled(x))
 
 
 class Encoder(nn.Module):
@@ -114,7 +132,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to latents (B, code_dim, H/f, W/f), f = 2**(levels - 1)."""
-        x = self.conv_in(images)
+        x = self.conv_in(channels_last_on_cuda(images))
         for level in self.levels:
             x = level(x)
         for block in self.middle:
@@ -152,7 +170,7 @@ class Decoder(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Embeddings (B, code_dim, h, w) to images (B, 3, fh, fw), not clamped."""
-        x = self.conv_in(embeddings)
+        x = self.conv_in(channels_last_on_cuda(embeddings))
         for block in self.middle:
             x = block(x)
         for level in self.levels:
