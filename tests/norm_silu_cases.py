@@ -17,8 +17,16 @@ from torch import Tensor, nn
 
 from semvq.tokenizer import norm_silu as module
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.norm_silu import EPS, NormSiLU, norm_groups, norm_silu, norm_silu_backward
+from semvq.tokenizer.norm_silu import (
+    EPS,
+    Norm,
+    NormSiLU,
+    fused_norm,
+    fused_norm_backward,
+    norm_groups,
+)
 from semvq.tokenizer.quantize import VectorQuantizerConfig
+from semvq.tokenizer.regional import AttentionPair, BlockAttention
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 SHAPES = {
@@ -57,8 +65,8 @@ def make(
     return x.requires_grad_(), *(t.to(device).requires_grad_() for t in (weight, bias)), grad
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    return norm_silu(x, weight, bias, norm_groups(x.shape[1]), EPS, dtype)[0]
+def run(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, silu: bool = True) -> Tensor:
+    return fused_norm(x, weight, bias, norm_groups(x.shape[1]), EPS, dtype, silu)[0]
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -68,16 +76,17 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 def agrees(
     device: str, *, shape: tuple[int, ...], layout: str, dtype: torch.dtype, out: torch.dtype,
-    kind: str = "plain",
+    kind: str = "plain", silu: bool = True,
 ) -> None:  # fmt: skip
     """Output and gradients against PyTorch in float64."""
     x, weight, bias, grad = make(shape, layout, dtype, device, kind)
-    y = run(x, weight, bias, out)
+    y = run(x, weight, bias, out, silu)
     assert y.dtype == out and y.stride() == x.stride()
     grad = grad.to(out)
     found = torch.autograd.grad(y, (x, weight, bias), grad)
     exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
-    reference = F.silu(F.group_norm(exact[0], norm_groups(shape[1]), *exact[1:], EPS))
+    reference = F.group_norm(exact[0], norm_groups(shape[1]), *exact[1:], EPS)
+    reference = F.silu(reference) if silu else reference
     expected = torch.autograd.grad(reference, exact, grad.double())
     assert found[0].dtype == dtype and found[0].stride() == x.stride()
     # A mean in fp32 is known to 2**-24 of itself, whatever is done after: some of those.
@@ -91,9 +100,14 @@ def gradients_are_slopes(device: str) -> None:
     x, weight, bias, _ = make((1, 4, 2, 2), "nhwc", FLOAT, device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of inputs in fp32
-        torch.autograd.gradcheck(
-            lambda *t: run(*t, FLOAT), (x, weight, bias), eps=1e-2, atol=5e-3, rtol=5e-3
-        )
+        for silu in (True, False):
+            torch.autograd.gradcheck(
+                lambda *t: run(*t, FLOAT, silu),  # noqa: B023
+                (x, weight, bias),
+                eps=1e-2,
+                atol=5e-3,
+                rtol=5e-3,
+            )
 
 
 def does_not_depend_on_the_batch(device: str) -> None:
@@ -129,11 +143,12 @@ def takes_any_strides(device: str) -> None:
 
 def is_a_proper_operator(device: str) -> None:
     x, weight, bias, grad = make((2, 4, 3, 2), "nhwc", HALF, device)
-    args = x, weight, bias, 1, EPS, FLOAT
-    torch.library.opcheck(norm_silu, args)
-    _, mean, rstd = norm_silu(*args)
-    plain = (t.detach() for t in (grad, x, weight, bias, mean, rstd))
-    torch.library.opcheck(norm_silu_backward, tuple(plain))
+    for silu in (True, False):
+        args = x, weight, bias, 1, EPS, FLOAT, silu
+        torch.library.opcheck(fused_norm, args)
+        _, mean, rstd = fused_norm(*args)
+        plain = (t.detach() for t in (grad, x, weight, bias, mean, rstd))
+        torch.library.opcheck(fused_norm_backward, (*plain, silu))
 
 
 def keeps_little(device: str) -> None:
@@ -156,8 +171,8 @@ def kernels(serve: bool) -> Iterator[None]:
         module.kernels_serve = before
 
 
-def a_layer_compiles(device: str) -> None:
-    layer = NormSiLU(8).to(device)
+def a_layer_compiles(device: str, kind: type[Norm]) -> None:
+    layer = kind(8).to(device)
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
     whole = torch.compile(layer, backend="aot_eager", fullgraph=True)
@@ -171,13 +186,39 @@ def a_layer_compiles(device: str) -> None:
         assert all(map(torch.equal, one, two))
 
 
+def attention_compiles(device: str) -> None:
+    """In one graph, on maps of two sizes, in autocast's dtype and the map's memory format."""
+    torch.manual_seed(0)
+    pair = AttentionPair(8, 2).to(device)
+    show_attention(pair)
+    whole = torch.compile(pair, backend="aot_eager", fullgraph=True)
+    for shape in ((2, 8, 8, 12), (2, 8, 24, 24)):
+        x, _, _, grad = make(shape, "nhwc", HALF, device)
+        with kernels(True), torch.autocast(device, HALF):
+            y, compiled = pair(x), whole(x)
+        assert y.dtype == HALF and compiled.stride() == y.stride() == x.stride()
+        assert error(compiled, y) <= 2 * TOLERANCE[HALF]
+        one, two = (torch.autograd.grad(t, x, grad.to(HALF))[0] for t in (y, compiled))
+        assert one.dtype == HALF and one.stride() == two.stride() == x.stride()
+        assert error(two, one) <= 4 * TOLERANCE[HALF]
+
+
+def show_attention(module: nn.Module) -> None:
+    """Give attention, which starts as the identity, something to say."""
+    for part in module.modules():
+        if isinstance(part, BlockAttention):
+            nn.init.normal_(part.proj.weight)
+
+
 def a_tokenizer_is_the_same_with_them(device: str) -> None:
     """Latents and gradients of a whole tokenizer with the kernels against those without."""
     torch.manual_seed(0)
     quantizer = VectorQuantizerConfig(num_codes=16, code_dim=8)
     shape = {"resolution": 8, "channels": 8, "multipliers": (1, 3), "blocks_per_level": 1}
+    shape |= {"decoder_attention_pairs": 1, "attention_heads": 2}
     config = TokenizerConfig(**shape, middle_blocks=1, quantizer=quantizer)
     tokenizer = config.build().to(device, memory_format=torch.channels_last)
+    show_attention(tokenizer)
     images = torch.rand(2, 3, 8, 8, device=device) * 2 - 1
     parameters = [*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()]
     found = []
@@ -206,6 +247,13 @@ def cases() -> dict[str, Callable[[str], None]]:
             found[f"{dtype} to {out}, {layout}"] = partial(
                 agrees, shape=(2, 16, 6, 5), layout=layout, dtype=dtype, out=out
             )
+        for name in ("one position", "three channels a group", "two blocks of channels"):
+            for dtype, out in ((FLOAT, FLOAT), (HALF, HALF), (FLOAT, HALF)):
+                found[f"no SiLU, {name}, {dtype} to {out}, {layout}"] = partial(
+                    agrees, shape=SHAPES[name], layout=layout, dtype=dtype, out=out, silu=False
+                )
+    for kind in (Norm, NormSiLU):
+        found[f"a {kind.__name__} compiles"] = partial(a_layer_compiles, kind=kind)
     others = (
         gradients_are_slopes,
         does_not_depend_on_the_batch,
@@ -213,7 +261,7 @@ def cases() -> dict[str, Callable[[str], None]]:
         takes_any_strides,
         is_a_proper_operator,
         keeps_little,
-        a_layer_compiles,
+        attention_compiles,
         a_tokenizer_is_the_same_with_them,
     )
     return {**found, **{case.__name__: case for case in others}}

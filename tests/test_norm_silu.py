@@ -1,4 +1,4 @@
-"""Fused GroupNorm and SiLU: kernels against PyTorch, and the layer where there are none."""
+"""Fused GroupNorm and SiLU: kernels against PyTorch, and the layers where there are none."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from torch import nn
 
 from semvq.tokenizer import norm_silu as module
 from semvq.tokenizer.conv import ResidualBlock
-from semvq.tokenizer.norm_silu import EPS, NormSiLU, norm_groups
+from semvq.tokenizer.norm_silu import EPS, Norm, NormSiLU, norm_groups
 from tests.norm_silu_cases import CASES, run
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +81,7 @@ NAMES = ("_partial_moments", "_merge_moments", "_apply")
 NAMES += ("_partial_sums", "_merge_sums", "_apply_backward")
 for positions, contiguous in ((256, False), (1, True)):
     shape, merge, _ = kernels._layout(128, positions, 32, contiguous)
-    given = {**shape, **merge, "eps": 1e-6}
+    given = {**shape, **merge, "eps": 1e-6, "SILU": contiguous}
     for name in NAMES:
         kernel, signature, constants = getattr(kernels, name), {}, {}
         for i, argument in enumerate(kernel.arg_names):
@@ -124,19 +124,23 @@ def test_the_layer_is_the_group_norm_that_it_was():
     for given in (x, x.to(memory_format=torch.channels_last), x.double()):
         plain, layer = plain.to(given.dtype), layer.to(given.dtype)
         assert torch.equal(layer(given), F.silu(plain(given)))
+        bare = Norm(24).to(given.dtype)
+        bare.load_state_dict(plain.state_dict())
+        assert torch.equal(bare(given), plain(given))
     assert list(ResidualBlock(8, 16).state_dict()) == [
         "norm1.weight", "norm1.bias", "conv1.weight",
         "norm2.weight", "norm2.bias", "conv2.weight", "shortcut.weight",
     ]  # fmt: skip
 
 
-def test_the_output_has_the_dtype_of_autocast():
-    layer, x = NormSiLU(8), torch.randn(2, 8, 3, 3)
+@pytest.mark.parametrize("kind", [Norm, NormSiLU])
+def test_the_output_has_the_dtype_of_autocast(kind):
+    layer, x = kind(8), torch.randn(2, 8, 3, 3)
     assert layer(x).dtype == torch.float32
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
             assert layer(x).dtype == dtype and layer(x.bfloat16()).dtype == dtype
-            assert NormSiLU(8).to("meta")(x.to("meta")).dtype == torch.float32  # has no autocast
+            assert kind(8).to("meta")(x.to("meta")).dtype == torch.float32  # has no autocast
 
 
 def on_cuda(dtype: torch.dtype) -> SimpleNamespace:
@@ -178,12 +182,13 @@ def test_triton_is_not_imported_with_the_layers():
 
 
 def test_kernels_that_compute_something_else_are_not_used(monkeypatch):
-    def plain(x, weight, bias, groups, eps, dtype):
-        return F.silu(F.group_norm(x, groups, weight, bias, eps)), None, None
+    def plain(x, weight, bias, groups, eps, dtype, silu):
+        y = F.group_norm(x, groups, weight, bias, eps)
+        return F.silu(y) if silu else y, None, None
 
-    monkeypatch.setattr(module, "norm_silu", plain)  # right, but for its gradients
+    monkeypatch.setattr(module, "fused_norm", plain)  # right, but for its gradients
     wrong = (torch.zeros(2, 12, 7, 5), torch.zeros(12), torch.zeros(12))
-    monkeypatch.setattr(module, "norm_silu_backward", lambda *_: wrong)
+    monkeypatch.setattr(module, "fused_norm_backward", lambda *_: wrong)
     module._kernels_run.cache_clear()
     with pytest.warns(UserWarning, match="found ArithmeticError: results off by"):
         assert not module.kernels_serve(on_cuda(torch.float32))

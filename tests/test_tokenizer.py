@@ -11,13 +11,7 @@ from semvq.tokenizer.conv import ResidualBlock
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer, tokenizer_extra
 from semvq.tokenizer.model import Tokenizer, TokenizerConfig, upgrade_decoder
 from semvq.tokenizer.quantize import VectorQuantizerConfig
-from semvq.tokenizer.regional import (
-    AttentionPair,
-    BlockAttention,
-    block_size,
-    from_blocks,
-    to_blocks,
-)
+from semvq.tokenizer.regional import BlockAttention
 
 QUANTIZER = VectorQuantizerConfig(num_codes=32, code_dim=8)
 TINY = TokenizerConfig(
@@ -128,44 +122,6 @@ def test_every_parameter_gets_a_gradient(changes):
     loss.backward()
     for name, parameter in tokenizer.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-
-
-@pytest.mark.parametrize(
-    ("side", "size"), [(1, 1), (2, 1), (4, 2), (8, 4), (16, 4), (24, 8), (32, 8), (64, 8), (256, 8)]
-)
-def test_block_size(side, size):
-    assert block_size(side, side) == size and side % block_size(side, side) == 0
-
-
-def test_blocks_are_squares_of_the_map():
-    x = torch.arange(2 * 3 * 8 * 12.0).reshape(2, 3, 8, 12)
-    blocks = to_blocks(x, 4)
-    assert blocks.shape == (2, 6, 16, 3)
-    assert torch.equal(blocks[0, 1, :, 0].reshape(4, 4), x[0, 0, :4, 4:8])
-    assert torch.equal(from_blocks(blocks, 4, 8, 12), x)
-
-
-@pytest.mark.parametrize("dilated", [False, True])
-def test_attention_reaches_its_block_or_its_dilated_set(dilated, monkeypatch):
-    torch.manual_seed(0)
-    attention = BlockAttention(8, 2, dilated)
-    # Statistics of a norm would mix all positions.
-    attention.norm = nn.Identity()
-    nn.init.normal_(attention.proj.weight)
-    x = torch.randn(1, 8, 8, 8, requires_grad=True)
-    attention(x)[0, :, 5, 2].sum().backward()
-    reached = x.grad[0].abs().sum(0) > 0
-    expected = torch.zeros(8, 8, dtype=torch.bool)
-    expected[(slice(1, 8, 4), slice(2, 8, 4)) if dilated else (slice(4, 8), slice(0, 4))] = True
-    assert torch.equal(reached, expected)
-    whole = attention(x)
-    monkeypatch.setattr("semvq.tokenizer.regional._MAX_SEQUENCES", 3)
-    torch.testing.assert_close(attention(x), whole)
-
-
-def test_attention_starts_as_the_identity():
-    x = torch.randn(2, 8, 8, 8)
-    assert torch.equal(AttentionPair(8, 2)(x), x)
 
 
 def test_phase_2_starts_at_phase_1_and_never_moves_the_code_space():

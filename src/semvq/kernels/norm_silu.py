@@ -1,10 +1,10 @@
-"""Triton kernels of `norm_silu`: GroupNorm and SiLU in one, forward and backward.
+"""Triton kernels of `fused_norm`: GroupNorm and, where asked for, SiLU in one, both directions.
 
 Each direction reads its inputs twice: once for sums over each group, once for the result. The
 programs of the first pass leave partial sums per channel, which a small kernel merges in a fixed
 order: no atomics, the same bits on every run and for every batch size.
 
-Bytes per element of a bf16 map under autocast (counted, not measured):
+Bytes per element of a bf16 map under autocast, with SiLU (counted, not measured):
   forward    here  6: x twice, y once
              eager 32: x to fp32 (6), norm reads twice and writes (12), SiLU (8), y to bf16 (6)
   backward   here 10: x and dy twice, dx once
@@ -64,13 +64,15 @@ def _of_channels(mean, rstd, weight, bias, image, c, C, groups):
 
 
 @triton.jit
-def _normal_and_dz(x, grad, mask, m, r, w, b):
-    """A tile's normalised values, and the gradient of what the SiLU reads, zero outside `mask`."""
+def _normal_and_dz(x, grad, mask, m, r, w, b, SILU: tl.constexpr):
+    """A tile's normalised values, and the gradient of the norm's output, zero outside `mask`."""
     normal = (tl.load(x, mask=mask, other=0).to(tl.float32) - m) * r
-    dy = tl.load(grad, mask=mask, other=0).to(tl.float32)
-    z = normal * w + b
-    s = tl.sigmoid(z)
-    return normal, dy * s * (1 + z * (1 - s))
+    dz = tl.load(grad, mask=mask, other=0).to(tl.float32)
+    if SILU:
+        z = normal * w + b
+        s = tl.sigmoid(z)
+        dz *= s * (1 + z * (1 - s))
+    return normal, dz
 
 
 @triton.jit
@@ -139,9 +141,9 @@ def _merge_moments(
 @triton.jit
 def _apply(
     x, y, mean, rstd, weight, bias, C, S, groups, chunks, stride_c, stride_s,
-    BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, TILES: tl.constexpr,
+    SILU: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """y = silu((x - mean) * rstd * weight + bias)."""
+    """y = silu(z), or z where there is no SiLU: z = (x - mean) * rstd * weight + bias."""
     image, chunk, c, rows, start, offsets = _place(
         C, S, chunks, stride_c, stride_s, BLOCK_C, BLOCK_S, TILES
     )
@@ -151,17 +153,19 @@ def _apply(
         here = offsets + i * BLOCK_S * stride_s
         value = tl.load(x + start + here, mask=mask, other=0).to(tl.float32)
         z = (value - m) * r * w + b
-        tl.store(y + start + here, (z * tl.sigmoid(z)).to(y.dtype.element_ty), mask=mask)
+        if SILU:
+            z *= tl.sigmoid(z)
+        tl.store(y + start + here, z.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _partial_sums(
     x, grad, partial, mean, rstd, weight, bias, C, S, groups, chunks, stride_c, stride_s,
-    BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, TILES: tl.constexpr,
+    SILU: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """Each channel's sums over a chunk of dz and dz * normal: (B, chunks, 2, C).
 
-    z = normal * weight + bias is what the SiLU reads, normal = (x - mean) * rstd.
+    z = normal * weight + bias is the norm's output, normal = (x - mean) * rstd.
     """
     image, chunk, c, rows, start, offsets = _place(
         C, S, chunks, stride_c, stride_s, BLOCK_C, BLOCK_S, TILES
@@ -173,7 +177,7 @@ def _partial_sums(
         mask = (rows + i * BLOCK_S < S)[:, None] & (c < C)[None, :]
         here = offsets + i * BLOCK_S * stride_s
         # Outside the map dz is zero, so nothing is added there.
-        normal, dz = _normal_and_dz(x + start + here, grad + start + here, mask, m, r, w, b)
+        normal, dz = _normal_and_dz(x + start + here, grad + start + here, mask, m, r, w, b, SILU)
         plain += dz
         scaled += dz * normal
     out = partial + (image * chunks + chunk) * 2 * C + c
@@ -214,7 +218,7 @@ def _merge_sums(
 @triton.jit
 def _apply_backward(
     x, grad, dx, mean, rstd, offset, slope, weight, bias, C, S, groups, chunks, stride_c, stride_s,
-    BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, TILES: tl.constexpr,
+    SILU: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """dx = rstd * (dz * weight - offset - normal * slope)."""
     image, chunk, c, rows, start, offsets = _place(
@@ -225,15 +229,15 @@ def _apply_backward(
     for i in range(TILES):
         mask = (rows + i * BLOCK_S < S)[:, None] & (c < C)[None, :]
         here = offsets + i * BLOCK_S * stride_s
-        normal, dz = _normal_and_dz(x + start + here, grad + start + here, mask, m, r, w, b)
+        normal, dz = _normal_and_dz(x + start + here, grad + start + here, mask, m, r, w, b, SILU)
         change = r * (dz * w - o - normal * k)
         tl.store(dx + start + here, change.to(dx.dtype.element_ty), mask=mask)
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`norm_silu` of a map (B, C, H, W), contiguous or channels_last."""
+    """`fused_norm` of a map (B, C, H, W), contiguous or channels_last."""
     images, channels, height, width = x.shape
     shape, merge, programs = _layout(channels, height * width, groups, x.is_contiguous())
     grid, by_group = (images * programs,), (images * groups,)
@@ -244,12 +248,12 @@ def forward(
     with torch.cuda.device_of(x):  # Triton launches on the current device, not on the tensors'
         _partial_moments[grid](x, partial, **shape)
         _merge_moments[by_group](partial, mean, rstd, eps=eps, **merge)
-        _apply[grid](x, y, mean, rstd, weight, bias, **shape)
+        _apply[grid](x, y, mean, rstd, weight, bias, SILU=silu, **shape)
     return y, mean, rstd
 
 
 def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; `grad` and `x` are of one memory format."""
     images, channels, height, width = x.shape
@@ -261,9 +265,10 @@ def backward(
     sums = x.new_empty((images, 2, channels), dtype=torch.float32)
     offset, slope = torch.empty_like(mean), torch.empty_like(mean)
     with torch.cuda.device_of(x):
-        _partial_sums[grid](x, grad, partial, mean, rstd, weight, bias, **shape)
+        _partial_sums[grid](x, grad, partial, mean, rstd, weight, bias, SILU=silu, **shape)
         _merge_sums[by_group](partial, sums, offset, slope, weight, **merge)
-        _apply_backward[grid](x, grad, dx, mean, rstd, offset, slope, weight, bias, **shape)
+        inputs = x, grad, dx, mean, rstd, offset, slope, weight, bias
+        _apply_backward[grid](*inputs, SILU=silu, **shape)
     return dx, sums[:, 1].sum(0).to(weight.dtype), sums[:, 0].sum(0).to(bias.dtype)
 
 

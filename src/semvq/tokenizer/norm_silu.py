@@ -1,17 +1,19 @@
-"""GroupNorm followed by SiLU as one layer: what stands before every convolution of the tokenizer.
+"""The tokenizer's norms: GroupNorm with SiLU before every convolution, alone before attention.
 
-On CUDA it runs the Triton kernels in `kernels`, which read and write a fraction of what
-the two layers move one after the other; elsewhere it is the plain torch expression.
+On CUDA they run the Triton kernels in `kernels`, which read and write a fraction of what plain
+layers move one after the other; elsewhere they are the plain torch expression.
 """
 
 import functools
 import math
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from semvq.kernels.layout import memory_format
 
 EPS = 1e-6
 
@@ -25,12 +27,14 @@ def norm_groups(channels: int) -> int:
     return math.gcd(channels, min(32, max(1, channels // 4)))
 
 
-class NormSiLU(nn.GroupNorm):
-    """silu(group_norm(x)), with the parameters of the GroupNorm that it is.
+class Norm(nn.GroupNorm):
+    """group_norm(x), grouped as all the tokenizer's norms are.
 
     (B, C, H, W) to the same shape and memory format. The output has autocast's dtype under
-    autocast, which is the dtype the next convolution reads, and the input's otherwise.
+    autocast, which is the dtype the next product reads, and the input's otherwise.
     """
+
+    silu: ClassVar[bool] = False  # whether SiLU follows, in the same kernel
 
     def __init__(self, channels: int) -> None:
         super().__init__(norm_groups(channels), channels, eps=EPS)
@@ -39,8 +43,16 @@ class NormSiLU(nn.GroupNorm):
         """(B, C, H, W) to the same shape."""
         dtype = _output_dtype(x)
         if kernels_serve(x):
-            return norm_silu(x, self.weight, self.bias, self.num_groups, self.eps, dtype)[0]
-        return F.silu(super().forward(x)).to(dtype)
+            parameters = self.weight, self.bias, self.num_groups, self.eps
+            return fused_norm(x, *parameters, dtype, self.silu)[0]
+        y = super().forward(x)
+        return (F.silu(y) if self.silu else y).to(dtype)
+
+
+class NormSiLU(Norm):
+    """silu(group_norm(x)), with the parameters of the GroupNorm that it is; else as `Norm`."""
+
+    silu = True
 
 
 def _output_dtype(x: Tensor) -> torch.dtype:
@@ -66,7 +78,8 @@ def _kernels_run(device: torch.device) -> bool:
     # one nobody has tried: only a trial tells.
     try:
         for layout in (torch.contiguous_format, torch.channels_last):
-            _try(device, layout)
+            for silu in (True, False):
+                _try(device, layout, silu)
     except Exception as error:
         warnings.warn(
             f"expected Triton to run on {device}, for the tokenizer's fused GroupNorm and SiLU; "
@@ -78,18 +91,19 @@ def _kernels_run(device: torch.device) -> bool:
     return True
 
 
-def _try(device: torch.device, layout: torch.memory_format) -> None:
+def _try(device: torch.device, layout: torch.memory_format, silu: bool) -> None:
     """ArithmeticError where a small map's result or gradients are not plain PyTorch's."""
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.linspace(-3, 5, 840, dtype=torch.float32, device=device).reshape(2, 12, 7, 5)
         x = x.contiguous(memory_format=layout).requires_grad_()
         pair = torch.linspace(-1, 2, 24, dtype=torch.float32, device=device).reshape(2, 12)
         weight, bias = (t.clone().requires_grad_() for t in pair)
-        y = F.silu(F.group_norm(x, 3, weight, bias, EPS))
+        y = F.group_norm(x, 3, weight, bias, EPS)
+        y = F.silu(y) if silu else y
         expected = (y, *torch.autograd.grad(y, (x, weight, bias), x.detach()))
     with torch.no_grad():
-        found, mean, rstd = norm_silu(x, weight, bias, 3, EPS, torch.float32)
-        gradients = norm_silu_backward(x, x, weight, bias, mean, rstd)
+        found, mean, rstd = fused_norm(x, weight, bias, 3, EPS, torch.float32, silu)
+        gradients = fused_norm_backward(x, x, weight, bias, mean, rstd, silu)
         for a, b in zip((found, *gradients), expected, strict=True):
             if not torch.allclose(a, b, rtol=1e-3, atol=1e-3):
                 raise ArithmeticError(f"results off by {float((a - b).abs().max()):g}")
@@ -99,59 +113,53 @@ def _try(device: torch.device, layout: torch.memory_format) -> None:
 # signatures, and Triton is imported when the first of them runs.
 
 
-@torch.library.custom_op("semvq::norm_silu", mutates_args=())
-def norm_silu(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype
+@torch.library.custom_op("semvq::fused_norm", mutates_args=())
+def fused_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """silu(group_norm(x)) in `dtype`, and each group's mean and 1 / std (B, groups) in fp32.
+    """group_norm(x) in `dtype`, after SiLU if `silu`; mean and 1 / std (B, groups) in fp32.
 
     `x` is (B, C, H, W), `weight` and `bias` are (C,). Only the first result has gradients, and
     these have none themselves.
     """
     from semvq.kernels import norm_silu as kernels
 
-    return kernels.forward(_dense(x), weight, bias, groups, eps, dtype)
+    return kernels.forward(_dense(x), weight, bias, groups, eps, dtype, silu)
 
 
-@norm_silu.register_fake
+@fused_norm.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, dtype: torch.dtype, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.new_empty((x.shape[0], groups), dtype=torch.float32)
     return torch.empty_like(_dense(x), dtype=dtype), mean, torch.empty_like(mean)
 
 
-@torch.library.custom_op("semvq::norm_silu_backward", mutates_args=())
-def norm_silu_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+@torch.library.custom_op("semvq::fused_norm_backward", mutates_args=())
+def fused_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias from that of `norm_silu`'s first result."""
+    """Gradients of x, weight and bias from that of `fused_norm`'s first result."""
     from semvq.kernels import norm_silu as kernels
 
     x = _dense(x)
-    grad = grad.contiguous(memory_format=_memory_format(x))
-    return kernels.backward(grad, x, weight, bias, mean, rstd)
+    grad = grad.contiguous(memory_format=memory_format(x))
+    return kernels.backward(grad, x, weight, bias, mean, rstd, silu)
 
 
-@norm_silu_backward.register_fake
+@fused_norm_backward.register_fake
 def _(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(_dense(x)), torch.empty_like(weight), torch.empty_like(bias)
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
-    last = torch.channels_last
-    plain = x.is_contiguous() or not x.is_contiguous(memory_format=last)
-    return torch.contiguous_format if plain else last
-
-
 def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=_memory_format(x))
+    return x.contiguous(memory_format=memory_format(x))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, *_ = inputs
+    x, weight, bias, *_, ctx.silu = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
     # All that is kept: the normalised values and the SiLU's input are computed again.
@@ -159,7 +167,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return *norm_silu_backward(grad, *ctx.saved_tensors), None, None, None
+    return *fused_norm_backward(grad, *ctx.saved_tensors, ctx.silu), None, None, None, None
 
 
-norm_silu.register_autograd(_backward, setup_context=_setup_context)
+fused_norm.register_autograd(_backward, setup_context=_setup_context)
