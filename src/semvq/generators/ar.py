@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from semvq.generators import fused
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import KVCache, PreNormBlock, initialize
 from semvq.generators.cross_entropy import CrossEntropy
@@ -97,16 +98,21 @@ class ARTransformer(Generator):
         At position 0 `previous` is None and `classes` (B,) count, as `resolve_classes` gives
         them; later `previous` holds int64 codes (B,). Equals `forward` at that position.
         """
-        cache.begin_step()
         if previous is None:
             x = self._start(classes, cache.num)
         else:
             x = self.codes(previous).unsqueeze(1)
         x = x + self.positions(cache.position)
-        for layer, block in enumerate(self.blocks):
-            x = block.step(x, cache, layer)
+        if fused.serve(x):
+            logits = fused.step(self, x.squeeze(1), cache)
+        else:
+            cache.begin_step()
+            for layer, block in enumerate(self.blocks):
+                assert isinstance(block, PreNormBlock)
+                x = block.step(x, cache, layer)
+            logits = self.head(self.norm(x)).squeeze(1)
         cache.position += 1
-        return self.head(self.norm(x)).squeeze(1)
+        return logits
 
     def _draw(
         self,

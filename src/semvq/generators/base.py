@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semvq.config import Config
 from semvq.generators.capture import Kept
+from semvq.generators.cross_entropy import CrossEntropy
 from semvq.generators.guidance import Schedule, named_schedule
 from semvq.generators.noise import Noise
 
@@ -78,11 +79,14 @@ class GeneratorConfig(Config):
 class Generator(nn.Module):
     """Base of the transformers over codes.
 
-    A subclass sets `causal`, and defines `forward`, `training_loss`, `_evaluation_loss` and
-    `_draw`. `extra` holds what was saved beside the weights (code-space hash, names of classes).
+    A subclass sets `causal`, `blocks` and `cross_entropy`, and defines `forward`, `training_loss`,
+    `_evaluation_loss` and `_draw`. `extra` holds what was saved beside the weights (code-space
+    hash, names of classes).
     """
 
     causal: ClassVar[bool]  # whether the logits at i depend on the codes before i alone
+    blocks: nn.ModuleList  # all alike: compiled once for all of them
+    cross_entropy: CrossEntropy
     # (noise, resolved classes, **options) -> (B, length); the keyword options are `sample`'s.
     _draw: Callable[..., Tensor]
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semvq.generators.fused import add_norm
+
 MLP_RATIO = 4
 INIT_STD = 0.02
 
@@ -124,8 +126,8 @@ class PostNormBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) to the same."""
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+        x = add_norm(x, self.dropout(self.attention(x)), self.attention_norm)
+        return add_norm(x, self.dropout(self.mlp(x)), self.mlp_norm)
 
 
 def initialize(module: nn.Module, *, truncate: bool) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from semvq.kernels.trial import runs_on
+
 Word = TypeVar("Word", int, Tensor)
 
 # Streams keep draws made for different purposes apart.
@@ -96,6 +98,25 @@ class Stream(NamedTuple):
     def gumbel(self) -> Tensor:
         """float32 (*S), standard Gumbel; the logs are float64, so that devices agree."""
         return self.uniform().log_().neg_().log_().neg_().float()
+
+    def gumbel_of(self, num: int) -> Tensor:
+        """float32 (*S, num): the Gumbel noise one counter further, for each of 0 … num - 1."""
+        if self.first.is_cuda and runs_on(self.first.device, "noise", _try):
+            from semvq.kernels import noise as kernels
+
+            return kernels.gumbel(self.first, self.second, num)
+        return self.at(torch.arange(num, device=self.first.device)).gumbel()
+
+
+def _try(device: torch.device) -> None:
+    """ArithmeticError where the kernel's noise is not this file's."""
+    from semvq.kernels import noise as kernels
+
+    stream = Noise.consecutive(-3, 0, 5, device).stream(AR_CODES)
+    plain = stream.at(torch.arange(1030, device=device)).gumbel()
+    found = kernels.gumbel(*stream, 1030)
+    if not torch.allclose(found, plain, rtol=1e-6, atol=1e-6):
+        raise ArithmeticError(f"noise off by {float((found - plain).abs().max()):g}")
 
 
 def _absorb(a: Word, b: Word, word: Word) -> tuple[Word, Word]:

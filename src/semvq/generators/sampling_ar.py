@@ -1,7 +1,7 @@
 """Drawing codes one position after the other (AR, Sec. 3.1), at one launch per position.
 
 Everything is allocated once: keys and values, the drawn codes, the state of the noise. On CUDA the
-step, with noise, guidance and draw inside, is one captured graph for each reach of the cache.
+step, with noise, guidance and draw inside, is one captured graph.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from semvq.generators import fused
 from semvq.generators.capture import Captured
 from semvq.generators.guidance import Schedule, led
 from semvq.generators.noise import Stream
@@ -35,7 +36,6 @@ class ARSampler:
         self.cache = model.new_cache(num if schedule is None else 2 * num)
         self.codes = torch.zeros(num, self.length, dtype=torch.int64, device=device)
         self.previous = torch.zeros(num, dtype=torch.int64, device=device)
-        self.every_code = torch.arange(model.config.num_codes, device=device)
         zeros = torch.zeros_like(self.previous)
         self.noise = Stream(zeros, zeros.clone())
         progress = [progress_of(i, self.length) for i in range(self.length)]
@@ -62,6 +62,9 @@ class ARSampler:
         return self.codes.clone()
 
     def _reaches(self) -> list[int]:
+        # the kernels read up to the position, wherever it is: one graph serves for all
+        if fused.serve(self.cache.memory):
+            return [self.length]
         return sorted({-(-self.length * i // STRIDES) for i in range(1, STRIDES + 1)})
 
     def _next(self) -> None:
@@ -76,7 +79,7 @@ class ARSampler:
         logits = logits.float()
         if self.schedule is not None:
             logits = led(logits, self.scales[position])
-        gumbel = self.noise.at(position).at(self.every_code).gumbel().squeeze(1)
+        gumbel = self.noise.at(position).gumbel_of(self.model.config.num_codes).squeeze(1)
         drawn = self.draw(logits, gumbel)
         self.previous.copy_(drawn)
         self.codes.index_copy_(1, position, drawn[:, None])

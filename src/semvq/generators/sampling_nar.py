@@ -2,8 +2,8 @@
 
 Each pass draws every masked position and fixes those the model is surest of, or those that come
 next in a given order (`halton`). Noise and draws are made where a position is masked, and nowhere
-else. D9: 12 steps, cosine schedule, choice temperature 4.5. The passes after the first are one
-captured graph on CUDA.
+else. D9: 12 steps, cosine schedule, choice temperature 4.5. On CUDA the passes are one captured
+graph, but for the first, which samples of one class share.
 """
 
 import math
@@ -109,8 +109,9 @@ class NARSampler:
         plan = torch.tensor(self.plans, device=row.device)
         if not self.counts[0]:
             return codes.clone()
-        scores = self._first(row, num, classes)
-        codes, masked = self._fix(1, scores, codes, masked, plan, *streams)
+        if num > 1:
+            scores = self._first(row, num, classes)
+            codes, masked = self._fix(1, scores, codes, masked, plan, *streams)
         values = [codes, masked, plan, *streams[0], *streams[1]]
         if classes is not None:
             values.append(classes)
@@ -121,7 +122,7 @@ class NARSampler:
     def _first(self, row: Tensor, num: int, classes: Tensor | None) -> Tensor:
         """Scores of the first step, where samples differ by their class alone: a pass for each."""
         progress = progress_of(0, self.steps)
-        if len(row) > 1 or num == 1:
+        if len(row) > 1:
             return self.logits(row, classes, progress)
         if classes is None:
             return self.logits(row, None, progress).expand(num, -1, -1)
@@ -133,7 +134,8 @@ class NARSampler:
         a: Tensor, b: Tensor, c: Tensor, d: Tensor, classes: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         streams = Stream(a, b), Stream(c, d)
-        for step in range(2, self.steps + 1):
+        # a sample alone shares its first step with nobody
+        for step in range(1 if len(codes) == 1 else 2, self.steps + 1):
             if not self.counts[step - 1]:
                 break
             scores = self.logits(codes, classes, progress_of(step - 1, self.steps))
@@ -149,10 +151,9 @@ class NARSampler:
         order = masked.byte().sort(dim=1, descending=True, stable=True).indices
         positions = order[:, : self.counts[step - 1]]
         open_here, codes_here = masked.gather(1, positions), codes.gather(1, positions)
-        every_code = torch.arange(self.mask_code, device=codes.device)
         wanted = positions[..., None].expand(-1, -1, self.mask_code)
         scores = scores[..., : self.mask_code].gather(1, wanted).float()
-        gumbel = code_noise.at(step).each(positions).at(every_code).gumbel()
+        gumbel = code_noise.at(step).each(positions).gumbel_of(self.mask_code)
         drawn = torch.where(open_here, self.draw(scores, gumbel), codes_here)
         sure = self.sureness(scores, drawn, positions, step, choice_noise)
         stays = ranks(sure.masked_fill(~open_here, torch.inf)) < plan[:, step - 1 : step]
