@@ -78,6 +78,18 @@ def test_resume_is_bitwise(tmp_path, data, upstream, kind, workers):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ar", "nar"])
+def test_resume_of_compiled_steps_is_bitwise_too(tmp_path, data, upstream, kind):
+    changes = {"save_every": "3 steps", "compile": "on"}
+    for name in ("whole", "cut"):
+        train(kind, tmp_path / name, data, upstream, **changes)
+    forget_the_end(tmp_path / "cut", images_seen=12)
+    torch.compiler.reset()  # as in a new process
+    train(kind, tmp_path / "cut", data, upstream, **changes)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_resume_at_the_edge_of_an_epoch(tmp_path, data, upstream):
     size = TokenizerTask(toy_phase1().task, _setting(tmp_path, data)).epoch_size
     changes = {"batch_size": 2, "duration": f"{size} steps", "save_every": f"{size // 2} steps"}

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semvq.data.images import DataConfig, ImageSet, image_grid, open_train_val
 from semvq.data.token_parts import join_caches
@@ -128,6 +128,10 @@ class GeneratorTask(Task):
         classes = batch["label"] if self.config.generator.num_classes else None
         loss, logs = self.generator.training_loss(batch["codes"], classes)
         yield Turn("transformer", loss, {"loss": loss.detach(), **logs})
+
+    def to_compile(self) -> Iterable[nn.Module]:
+        """The blocks, which are alike, and the loss, which is then one kernel each way."""
+        return (*self.generator.blocks, self.generator.cross_entropy)
 
     def evaluate(self) -> Iterator[tuple[str, float]]:
         """Mean held-out cross-entropy in nats per (masked) code, first view of every image."""

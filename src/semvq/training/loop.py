@@ -17,6 +17,7 @@ from torch import Tensor
 from semvq.config import Config, check_duration, duration_in_images
 from semvq.data.images import save_png, stream
 from semvq.training.checkpoint import load_newest, save_checkpoint
+from semvq.training.compiling import Compile, compile_parts, eager
 from semvq.training.distributed import World
 from semvq.training.journal import Journal, SilentJournal
 from semvq.training.optim import learning_rate
@@ -39,6 +40,9 @@ class LoopConfig(Config):
     ema_decay: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = False  # on CUDA: bitwise repeatable kernels, slower
+    # see `compile_parts`. On an H200, 24 x 768, batch 64: AR steps 840 -> 1,023 images/s, NAR steps
+    # 719 -> 890, by the blocks alone; what lies between two matrix products becomes one kernel
+    compile: Compile = "auto"
     log_every: str = "50 steps"
     evaluate_every: str = "5k steps"
     save_every: str = "5k steps"
@@ -109,6 +113,10 @@ def train(
                 task.start(_batches(task, 0, config, fabric, world, num_workers))
             world.copy_from_writer(state.tensors().values())
         journal.resume(state.images_seen)
+        compile_parts(
+            task.to_compile(), config.compile, fabric.device, journal.warn,
+            deterministic=config.deterministic,
+        )  # fmt: skip
 
         if total % config.batch_size:
             whole = -(-total // config.batch_size) * config.batch_size
@@ -225,7 +233,7 @@ def _report(
     task: Task, state: TrainingState, journal: Journal, folder: Path, fabric: Fabric, world: World
 ) -> None:
     """Held-out figures and a picture, with the averaged weights."""
-    with _averaged(state), torch.no_grad(), fabric.autocast():
+    with _averaged(state), torch.no_grad(), fabric.autocast(), eager():
         values = {f"val/{k}": v for k, v in task.evaluate()}
         grid = task.pictures() if world.is_writer else None
     journal.name_bad(task.unreadable, "left out an unreadable image")

@@ -6,7 +6,7 @@ The loop never asks which task it runs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +87,13 @@ class Task(ABC):
 
         Called in every process; each judges its part, and all return the same.
         """
+
+    def to_compile(self) -> Iterable[nn.Module]:
+        """Modules that `turns` calls and that pay for torch.compile, each compiled on its own.
+
+        Their first derivatives must do: compiled code has no second ones (R1, the GAN's weight).
+        """
+        return ()
 
     def gauges(self) -> dict[str, float]:
         """Figures since the last log line, called in every process.
