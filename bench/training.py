@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from semvq.config import duration_in_images
+from semvq.training.compiling import compile_parts
 from semvq.training.distributed import World
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import learning_rate
@@ -28,6 +29,10 @@ class Steps:
         self.state = TrainingState(task, loop.ema_decay, World())
         self.total = self._images(loop.duration)
         self.warmups = {p.name: self._images(p.optim.warmup) for p in task.players}
+        compile_parts(
+            task.to_compile(), loop.compile, fabric.device, _refuse,
+            deterministic=loop.deterministic,
+        )  # fmt: skip
 
     def step(self, batch: dict[str, Any]) -> Tensor:
         """Losses and gradient norms of the players, in their order."""
@@ -60,3 +65,8 @@ class Steps:
         size, epoch = self.loop.batch_size, self.task.epoch_size
         total = duration_in_images(self.loop.duration, size, epoch)
         return duration_in_images(duration, size, epoch, total)
+
+
+def _refuse(line: str) -> None:
+    """The loop would say so and go on; here something else would be timed."""
+    raise RuntimeError(line)

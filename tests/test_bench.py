@@ -15,7 +15,14 @@ from bench.peer_rows import gpt2
 from bench.plain.codes import nearest
 from bench.rows import PEERS, ROWS
 from bench.table import print_table
-from bench.tasks import generator_config, open_task, phase1, tokenizer_config
+from bench.tasks import (
+    generator_config,
+    generator_recipe,
+    open_generator_task,
+    open_task,
+    phase1,
+    tokenizer_config,
+)
 from bench.tokenizer_rows import forward_cost, step_cost
 from bench.training import Steps
 from bench.transformer_rows import NAR_STEPS, ar_cost, forward_cost_of
@@ -62,6 +69,17 @@ def test_the_step_that_is_timed_is_the_loops(tmp_path):
             run_by_hand(steps, loop)
         weights.append({n: w.clone() for n, w in task.tokenizer.state_dict().items()})
     assert all(torch.equal(weights[0][n], w) for n, w in weights[1].items())
+
+
+def test_the_step_that_is_timed_is_compiled_where_the_loops_is():
+    recipe = generator_recipe(TOY, "ar")
+    task = open_generator_task(TOY, recipe)
+    fabric, _ = start_engine(torch.device("cpu"))
+    parts = list(task.to_compile())
+    assert parts and recipe.loop.compile == "auto"
+    for mode, compiled in (("auto", False), ("off", False), ("on", True)):  # on a CPU
+        Steps(fabric, task, replace(recipe.loop, compile=mode))
+        assert all((part._compiled_call_impl is not None) == compiled for part in parts)
 
 
 def run_by_hand(steps, loop):
