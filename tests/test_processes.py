@@ -189,6 +189,67 @@ def test_means_over_processes_pass_gradients_back_to_all(tmp_path):
     assert found.returncode == 0, found.stderr
 
 
+MEANS = """
+import torch
+from torch import distributed, nn
+from semvq.training import gradients
+from semvq.training.distributed import World
+
+gradients.BUCKET_BYTES = 80  # a layer each
+distributed.init_process_group("gloo")
+world = World(distributed.get_rank(), distributed.get_world_size())
+torch.manual_seed(0)
+layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(6))
+layers[1].requires_grad_(False)
+player, unused = [p for p in layers.parameters() if p.requires_grad], [*layers[3].parameters()]
+means = gradients.GradientMeans(world, player)
+sizes = [sum(p.numel() for p in bucket) for bucket in means.buckets]
+assert sizes == [20] * 5, sizes
+torch.manual_seed(1 + world.rank)
+for step in range(3):
+    early = []
+    for part in range(2):
+        if part == 1:
+            means.expect()
+        x = torch.randn(5, 4)
+        for i in (0, 1, 2, 4, 5) if step < 2 else range(6):
+            x = layers[i](x).tanh()
+        x.square().sum().backward()
+        early.append(len(means.sent))
+    own = [None if p.grad is None else p.grad.clone() for p in player]
+    means.finish()
+    # what comes after the layer that has no gradient was under way; all was where all came
+    assert early == ([0, 2] if step < 2 else [0, 5]), early
+    for parameter, grad in zip(player, own):
+        unset = any(parameter is p for p in unused) and step < 2
+        assert (grad is None) == (parameter.grad is None) == unset
+        if grad is not None:
+            distributed.all_reduce(grad)
+            assert torch.equal(parameter.grad, grad / 2)
+            parameter.grad = None
+means.expect()
+layers[5](x.detach()).sum().backward()
+try:
+    layers[5](x.detach()).sum().backward()
+    raise AssertionError("a gradient that came too late was taken")
+except RuntimeError as error:
+    assert "one turn per player" in str(error)
+means.finish()
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_gradients_become_means_while_the_backward_runs(tmp_path):
+    (tmp_path / "means.py").write_text(MEANS)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    found = subprocess.run(
+        [*start, str(tmp_path / "means.py")],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+
+
 @pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
     found = run(2, "many_autoencoder", tmp_path, data, "--set", "loop.batch_size=7")

@@ -94,21 +94,6 @@ class World:
         signalled = bool(means[-1] > 0)
         return list(means[: len(losses)]), shared, (asked or SIGTERM) if signalled else 0
 
-    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its mean over processes, all in one reduction.
-
-        The layout is that of the parameters, always: sums then have the same order after a resume,
-        which DDP's buckets, rebuilt after its first step, do not promise.
-        """
-        grads = [p.grad for p in parameters if p.grad is not None]
-        if self.count == 1 or not grads:
-            return
-        flat = torch.cat([g.flatten() for g in grads])
-        torch.distributed.all_reduce(flat)
-        flat /= self.count
-        for grad, part in zip(grads, flat.split([g.numel() for g in grads])):
-            grad.copy_(part.view_as(grad))
-
 
 class _Sum(torch.autograd.Function):
     """Sum over processes; its gradient is the sum of theirs, for each has a part in all results."""

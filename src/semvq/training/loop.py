@@ -19,6 +19,7 @@ from semvq.data.images import save_png, stream
 from semvq.training.checkpoint import load_newest, save_checkpoint
 from semvq.training.compiling import Compile, compile_parts, eager
 from semvq.training.distributed import World
+from semvq.training.gradients import GradientMeans
 from semvq.training.journal import Journal, SilentJournal
 from semvq.training.optim import learning_rate
 from semvq.training.state import TrainingState, seed_step
@@ -93,6 +94,7 @@ def train(
     evaluate_every, save_every = images(config.evaluate_every), images(config.save_every)
     warmups = {p.name: images(p.optim.warmup) for p in task.players}
     state = TrainingState(task, config.ema_decay, world)
+    means = [GradientMeans(world, p.parameters().values()) for p in task.players]
     _check_parts(config, world)
     diary: Journal = SilentJournal(world.rank)
     if world.is_writer:
@@ -136,16 +138,19 @@ def train(
                 seed_step(config.seed, state.step * config.accumulate + part, world.rank)
                 ids += batch["ids"]
                 journal.name_bad(batch.get("bad", ()), "skipped an unreadable image")
+                if part == config.accumulate - 1:
+                    for mean in means:
+                        mean.expect()
                 with fabric.autocast():
                     for turn in task.turns(batch, state.images_seen):
                         fabric.backward(turn.loss / config.accumulate)
                         losses.append(turn.loss.detach())
                         logs.append(turn.logs)
 
-            # gradients, losses and logs become means over processes: those of the whole batch
+            # gradients (under way already), losses and logs become means over processes
             own_losses = losses
-            for player in task.players:
-                world.average_gradients(list(player.parameters().values()))
+            for mean in means:
+                mean.finish()
             losses, logs, asked = world.agree(losses, logs, signals[0] if signals else 0)
 
             # guard: one look at all losses and gradient norms; then everybody steps, or nobody
