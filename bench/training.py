@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from semvq.config import duration_in_images
-from semvq.training.compiling import compile_parts
+from semvq.kernels.compiling import compile_parts
 from semvq.training.distributed import World
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import learning_rate

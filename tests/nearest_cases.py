@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from semvq.kernels import nearest_halves as half
 from semvq.kernels import trial
-from semvq.tokenizer import nearest as module
-from semvq.tokenizer.nearest import best_three, nearest_code
+from semvq.tokenizer.nearest import nearest_code
 
 SHAPES = {  # N, K, C
     "one of each": (1, 1, 1),
@@ -98,12 +98,12 @@ PROBLEMS: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
 
 @contextmanager
 def kernel(serves: bool) -> Iterator[None]:
-    before = module.kernel_serves
-    module.kernel_serves = lambda rows: serves
+    before = half.serve
+    half.serve = lambda rows: serves
     try:
         yield
     finally:
-        module.kernel_serves = before
+        half.serve = before
 
 
 def is_the_float64_search(device: str, problem: str) -> None:
@@ -128,13 +128,13 @@ def finds_the_least_three(device: str, shape: tuple[int, int, int]) -> None:
     count = min(3, len(codes))
     expected = scores.topk(count, 1, largest=False)
     limits = torch.full((len(rows),), torch.inf, device=device)
-    values, places = best_three(rows, codes, halves, limits)
+    values, places = half.best_three(rows, codes, halves, limits)
     assert values[count:].eq(torch.inf).all()
     torch.testing.assert_close(values[:count].double(), expected.values.t(), rtol=1e-5, atol=1e-4)
     at = scores.gather(1, places[:count].t())[:, :2]
     torch.testing.assert_close(at, expected.values[:, :2], rtol=1e-5, atol=1e-4)
     window = torch.full_like(limits, 0.5)
-    values, places = best_three(rows, codes, halves, window)
+    values, places = half.best_three(rows, codes, halves, window)
     inside = expected.values.t() < expected.values.t()[0] + 0.49
     difference = torch.where(inside, values[:count] - expected.values.t(), 0)
     assert difference.abs().max() < 1e-4
@@ -145,7 +145,7 @@ def finds_the_least_three(device: str, shape: tuple[int, int, int]) -> None:
 def equal_scores_are_all_kept(device: str) -> None:
     codes = normal(1, 16).half().expand(400, 16).to(device)
     halves = codes.float().square().sum(1) / 2
-    values, places = best_three(codes[:2], codes, halves, torch.zeros(2, device=device))
+    values, places = half.best_three(codes[:2], codes, halves, torch.zeros(2, device=device))
     assert values.eq(values[0]).all() and places[0].ne(places[1]).all()
 
 
@@ -167,7 +167,7 @@ def not_finite_numbers_get_some_code(device: str) -> None:
 
 def passes_its_own_trial(device: str) -> None:
     trial.runs_on.cache_clear()
-    assert trial.runs_on(torch.device(device), "a test", module._try)
+    assert trial.runs_on(torch.device(device), "a test", half._try)
 
 
 CASES: dict[str, Callable[[str], None]] = {

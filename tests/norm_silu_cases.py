@@ -15,16 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semvq.tokenizer import norm_silu as module
+from semvq.kernels import fused_norm as module
+from semvq.kernels.fused_norm import fused_norm, fused_norm_backward
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.norm_silu import (
-    EPS,
-    Norm,
-    NormSiLU,
-    fused_norm,
-    fused_norm_backward,
-    norm_groups,
-)
+from semvq.tokenizer.norm_silu import EPS, Norm, NormSiLU, norm_groups
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.tokenizer.regional import AttentionPair, BlockAttention
 
@@ -163,12 +157,12 @@ def keeps_little(device: str) -> None:
 
 @contextmanager
 def kernels(serve: bool) -> Iterator[None]:
-    before = module.kernels_serve
-    module.kernels_serve = lambda x: serve
+    before = module.serve
+    module.serve = lambda x: serve
     try:
         yield
     finally:
-        module.kernels_serve = before
+        module.serve = before
 
 
 def a_layer_compiles(device: str, kind: type[Norm]) -> None:

@@ -10,8 +10,8 @@ from semvq.config import from_dict, to_dict
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import Generator
 from semvq.generators.nar import NARConfig
-from semvq.training import compiling
-from semvq.training.compiling import compile_parts, eager
+from semvq.kernels import compiling
+from semvq.kernels.compiling import compile_parts, eager
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import WeightAverage
 from tests.toy import loop

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import Generator
-from semvq.generators.capture import Captured
 from semvq.generators.guidance import named_schedule
 from semvq.generators.halton import halton_order
 from semvq.generators.nar import NARConfig
 from semvq.generators.noise import AR_CODES, Noise
 from semvq.generators.sampling import draw
 from semvq.generators.sampling_ar import ARSampler
+from semvq.kernels.capture import Captured
 from tests.test_sampling import K, tiny
 
 
@@ -122,20 +122,6 @@ def test_a_sampler_is_used_again_for_other_noise_and_classes():
         found = fast(Noise.consecutive(seed, 0, 3).stream(AR_CODES), given)
         assert torch.equal(found, plain_ar(generator, 3, given, seed=seed))
     assert fast.cache.memory.data_ptr() == memory
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("length", [1, 2, 3, 5, 13])
-def test_every_length_has_its_reaches(length):
-    torch.manual_seed(0)
-    config = ARConfig(
-        num_layers=1, width=8, num_heads=1, num_codes=K, grid_height=1, grid_width=length
-    )
-    generator = config.build().eval()
-    fast = sampler(generator, 2)
-    assert list(fast.steps)[-1] == length and len(fast.steps) == min(length, 4)
-    found = fast(Noise.consecutive(0, 0, 2).stream(AR_CODES), None)
-    assert torch.equal(found, plain_ar(generator, 2))
 
 
 def test_a_model_is_copied_and_pickled_without_what_it_keeps():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from semvq.kernels import nearest_halves as half
 from semvq.kernels import trial
 from semvq.tokenizer import nearest as module
 from semvq.tokenizer.nearest import nearest_code
@@ -134,7 +135,7 @@ def worst_three(sign: float):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_what_follows_the_kernel_is_exact(problem, sign, monkeypatch):
     rows, codebook = PROBLEMS[problem]()
-    monkeypatch.setattr(module, "best_three", worst_three(sign))
+    monkeypatch.setattr(half, "best_three", worst_three(sign))
     with kernel(True):
         assert torch.equal(nearest_code(rows, codebook), brute_force(rows, codebook))
 
@@ -152,8 +153,8 @@ def test_most_rows_are_sure_and_most_others_have_two_candidates():
     """As many as the margins of random rows say, so that bounds are not merely safe."""
     problem = module._problem(normal(500, 256), normal(8192, 256, seed=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "best_three", worst_three(0.0))
-        _, _, unsure = module._propose_by_kernel(problem)
+        patch.setattr(half, "best_three", worst_three(0.0))
+        _, _, unsure = half.propose(*problem)
     assert unsure.gt(0).float().mean() < 0.12 and unsure.eq(2).float().mean() < 0.02
 
 
@@ -164,13 +165,18 @@ def test_bounds_are_bounds(problem):
     rows, codes = found.rows.double(), found.codes.double()
     exact = codes.square().sum(1) / 2 - rows @ codes.t()
     half_rows, half_codes = found.rows.half(), found.codes.half()
-    halves = found.norms.double() / 2 - half_rows.double() @ half_codes.double().t()
-    bound = module._half_bound(found, half_rows, half_codes).double()
+    scores = found.norms.double() / 2 - half_rows.double() @ half_codes.double().t()
+    bound = half_bound(found).double()
     fine = half_rows.isfinite().all(1)
-    assert (halves - exact).abs()[fine].le(bound[fine, None]).all()
+    assert (scores - exact).abs()[fine].le(bound[fine, None]).all()
     fp32 = module._scores(found, found.rows).double()
     bound = module._product_bound(found).double()
     assert (fp32 - 2 * exact).abs().le(bound[:, None]).logical_or(bound.isinf()[:, None]).all()
+
+
+def half_bound(problem: module._Problem) -> Tensor:
+    rows, codes, _, sizes, largest, blur, _ = problem
+    return half.half_bound(rows, codes, sizes, largest) + blur
 
 
 def test_rounding_that_conspires_stays_within_the_bound():
@@ -180,9 +186,9 @@ def test_rounding_that_conspires_stays_within_the_bound():
     found = module._problem(row, codebook)
     half_row, half_codes = found.rows.half(), found.codes.half()
     exact = found.codes.double().square().sum(1) / 2 - found.rows.double() @ found.codes.double().T
-    halves = found.norms.double() / 2 - half_row.double() @ half_codes.double().T
-    error = (halves - exact).abs().amax()
-    assert 0 < error <= module._half_bound(found, half_row, half_codes).item()
+    scores = found.norms.double() / 2 - half_row.double() @ half_codes.double().T
+    error = (scores - exact).abs().amax()
+    assert 0 < error <= half_bound(found).item()
 
 
 def on_cuda() -> Tensor:
@@ -199,13 +205,13 @@ def test_without_triton_there_is_one_warning(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "semvq.kernels.nearest", raising=False)
     monkeypatch.delattr("semvq.kernels.nearest", raising=False)
-    assert not module.kernel_serves(torch.zeros(1))
+    assert not half.serve(torch.zeros(1))
     trial.runs_on.cache_clear()
     with pytest.warns(UserWarning, match="expected Triton.*found ModuleNotFoundError.*install"):
-        assert not module.kernel_serves(on_cuda())
+        assert not half.serve(on_cuda())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not module.kernel_serves(on_cuda())
+        assert not half.serve(on_cuda())
     trial.runs_on.cache_clear()
 
 
@@ -215,11 +221,11 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch):
         return values + 0.01, places
 
     for found, serves in ((worst_three(0.0), True), (wrong, False)):
-        monkeypatch.setattr(module, "best_three", found)
+        monkeypatch.setattr(half, "best_three", found)
         trial.runs_on.cache_clear()
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            assert module.kernel_serves(on_cuda()) == serves
+            assert half.serve(on_cuda()) == serves
         assert serves or "found ArithmeticError: scores off by 0.01" in str(seen[0].message)
     trial.runs_on.cache_clear()
 

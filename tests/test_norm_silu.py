@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semvq.tokenizer import norm_silu as module
+from semvq.kernels import fused_norm as module
 from semvq.tokenizer.conv import ResidualBlock
 from semvq.tokenizer.norm_silu import EPS, Norm, NormSiLU, norm_groups
 from tests.norm_silu_cases import CASES, run
@@ -149,32 +149,32 @@ def on_cuda(dtype: torch.dtype) -> SimpleNamespace:
 
 
 def test_kernels_are_for_cuda_and_not_for_float64(monkeypatch):
-    monkeypatch.setattr(module, "_kernels_run", lambda device: True)
-    assert module.kernels_serve(on_cuda(torch.bfloat16))
-    assert not module.kernels_serve(on_cuda(torch.float64))
-    assert not module.kernels_serve(torch.zeros(1))
+    monkeypatch.setattr(module, "runs_on", lambda *_: True)
+    assert module.serve(on_cuda(torch.bfloat16))
+    assert not module.serve(on_cuda(torch.float64))
+    assert not module.serve(torch.zeros(1))
 
 
 def test_without_triton_there_is_one_warning_and_the_plain_expression(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "semvq.kernels.norm_silu", raising=False)
     monkeypatch.delattr("semvq.kernels.norm_silu", raising=False)
-    module._kernels_run.cache_clear()
+    module.runs_on.cache_clear()
     with pytest.warns(UserWarning, match="expected Triton.*found ModuleNotFoundError.*install"):
-        assert not module.kernels_serve(on_cuda(torch.float32))
+        assert not module.serve(on_cuda(torch.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not module.kernels_serve(on_cuda(torch.float32))
-    module._kernels_run.cache_clear()
+        assert not module.serve(on_cuda(torch.float32))
+    module.runs_on.cache_clear()
 
 
 def test_nothing_is_tried_while_a_graph_is_traced(monkeypatch):
     layer, x = NormSiLU(8), torch.randn(2, 8, 3, 3)
     assert torch.equal(torch.compile(layer, backend="eager", fullgraph=True)(x), layer(x))
-    monkeypatch.setattr(module, "_kernels_run", lambda device: False)
-    assert not module.kernels_serve(on_cuda(torch.float32))
+    monkeypatch.setattr(module, "runs_on", lambda *_: False)
+    assert not module.serve(on_cuda(torch.float32))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert module.kernels_serve(on_cuda(torch.float32))
+    assert module.serve(on_cuda(torch.float32))
 
 
 def test_triton_is_not_imported_with_the_layers():
@@ -189,7 +189,7 @@ def test_kernels_that_compute_something_else_are_not_used(monkeypatch):
     monkeypatch.setattr(module, "fused_norm", plain)  # right, but for its gradients
     wrong = (torch.zeros(2, 12, 7, 5), torch.zeros(12), torch.zeros(12))
     monkeypatch.setattr(module, "fused_norm_backward", lambda *_: wrong)
-    module._kernels_run.cache_clear()
+    module.runs_on.cache_clear()
     with pytest.warns(UserWarning, match="found ArithmeticError: results off by"):
-        assert not module.kernels_serve(on_cuda(torch.float32))
-    module._kernels_run.cache_clear()
+        assert not module.serve(on_cuda(torch.float32))
+    module.runs_on.cache_clear()

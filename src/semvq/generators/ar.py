@@ -10,13 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from semvq.generators import fused
 from semvq.generators.base import Generator, GeneratorConfig, Logs
 from semvq.generators.blocks import KVCache, PreNormBlock, initialize
 from semvq.generators.cross_entropy import CrossEntropy
 from semvq.generators.noise import AR_CODES, Noise
 from semvq.generators.sampling import draw
 from semvq.generators.sampling_ar import ARSampler
+from semvq.kernels import sampling as kernels
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,9 @@ class ARTransformer(Generator):
         else:
             x = self.codes(previous).unsqueeze(1)
         x = x + self.positions(cache.position)
-        if fused.serve(x):
-            logits = fused.step(self, x.squeeze(1), cache)
+        if kernels.serve(x):
+            logits = kernels.step(self, x.squeeze(1), cache)
         else:
-            cache.begin_step()
             for layer, block in enumerate(self.blocks):
                 assert isinstance(block, PreNormBlock)
                 x = block.step(x, cache, layer)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from semvq.config import Config
-from semvq.generators.capture import Kept
 from semvq.generators.cross_entropy import CrossEntropy
 from semvq.generators.guidance import Schedule, named_schedule
 from semvq.generators.noise import Noise
+from semvq.kernels.capture import Kept
 
 Logs = dict[str, Tensor]
 NO_CLASS = -1  # stands for a class that was dropped, inside a classes tensor

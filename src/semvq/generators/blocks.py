@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semvq.generators.fused import add_norm
+from semvq.kernels.sampling import add_norm
 
 MLP_RATIO = 4
 INIT_STD = 0.02
@@ -26,23 +26,11 @@ class KVCache:
         self.memory = memory
         self.num, self.length = memory.shape[2], memory.shape[4]
         self.position = torch.zeros(1, dtype=torch.int64, device=memory.device)
-        # how many positions attention looks at: those not filled yet are masked, but are read.
-        # A number, so every other reach is another step to capture
-        self.reach = self.length
-        self.begin_step()
-
-    def begin_step(self) -> None:
-        """Set `mask`, bool (1, reach), to the positions up to the one under way.
-
-        Once for all layers: each would make the same one.
-        """
-        self.mask = torch.arange(self.reach, device=self.memory.device)[None] <= self.position
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this step's (B, heads, 1, d); return those within reach, (B, heads, reach, d)."""
-        for memory, new in zip(self.memory[layer], (keys, values)):
-            memory.index_copy_(2, self.position, new)
-        known = self.memory[layer, :, :, :, : self.reach]
+        """Store this step's (B, heads, 1, d); return all up to it, (B, heads, position + 1, d)."""
+        known = self.memory[layer, :, :, :, : int(self.position) + 1]
+        known[:, :, :, -1:] = torch.stack([keys, values])
         return known[0], known[1]
 
 
@@ -71,8 +59,7 @@ class Attention(nn.Module):
         """(B, 1, width) to the same: the newest position looks at itself and those before it."""
         queries, keys, values = self._heads(x)
         keys, values = cache.extend(layer, keys, values)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=cache.mask)
-        return self._joined(mixed)
+        return self._joined(F.scaled_dot_product_attention(queries, keys, values))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (B, heads, N, d)."""

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from semvq.generators import fused
-from semvq.generators.capture import Captured
 from semvq.generators.guidance import Schedule, led
 from semvq.generators.noise import Stream
 from semvq.generators.sampling import Draw, progress_of
+from semvq.kernels import sampling as kernels
+from semvq.kernels.capture import Captured
 
 if TYPE_CHECKING:
     from semvq.generators.ar import ARTransformer
-
-STRIDES = 4  # reaches of the cache: a quarter, a half, ... of the positions
 
 
 class ARSampler:
@@ -42,30 +40,20 @@ class ARSampler:
         scales = [] if schedule is None else [schedule(p) for p in progress]
         self.scales = torch.tensor(scales, device=device)
         moved = (self.cache.position, self.previous, self.codes)
-        self.steps: dict[int, Callable[[], None]] = {
-            reach: Captured(self._next, (), moved) for reach in self._reaches()
-        }
+        self.step: Callable[[], None] = self._next
+        if kernels.serve(self.cache.memory):  # the plain step is not free of synchronisation
+            self.step = Captured(self._next, (), moved)
 
     def __call__(self, noise: Stream, classes: Tensor | None) -> Tensor:
         """Codes int64 (num, length); classes (2 * num,) with guidance, its other half last."""
         for own, given in zip(self.noise, noise):
             own.copy_(given)
         self.cache.position.zero_()
-        reaches = iter(self.steps)
-        self.cache.reach = next(reaches)
         # the first position is another step: it takes the class, and there is one of it
         self._draw_from(self.model.step(None, self.cache, classes))
-        for position in range(1, self.length):
-            if position == self.cache.reach:
-                self.cache.reach = next(reaches)
-            self.steps[self.cache.reach]()
+        for _ in range(1, self.length):
+            self.step()
         return self.codes.clone()
-
-    def _reaches(self) -> list[int]:
-        # the kernels read up to the position, wherever it is: one graph serves for all
-        if fused.serve(self.cache.memory):
-            return [self.length]
-        return sorted({-(-self.length * i // STRIDES) for i in range(1, STRIDES + 1)})
 
     def _next(self) -> None:
         previous = self.previous

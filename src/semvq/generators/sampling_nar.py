@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from semvq.generators.capture import Captured
 from semvq.generators.noise import NAR_CHOICES, NAR_CODES, Noise, Stream
 from semvq.generators.sampling import Draw, draw, progress_of, ranks
+from semvq.kernels.capture import Captured
 
 # (codes (B, N), mask_code where masked; classes (B,) or None; progress) -> (B, N, K or more)
 Logits = Callable[[Tensor, Tensor | None, float], Tensor]

@@ -1,1 +1,4 @@
-"""Code for one kind of device: each kernel does what a line of PyTorch does elsewhere, faster."""
+"""For one kind of device: Triton kernels, captured graphs, and what decides whether they serve.
+
+Everything here has a plain twin elsewhere, which says what is computed.
+"""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semvq.kernels.trial import runs_on
+from semvq.kernels import nearest_halves as kernels
 
 _CHUNK = 2**24  # scores (rows x codes) held at once; elements of candidates, in float64
 _CUDA_CHUNK = 2**27  # scores on a GPU, which small products leave idle: 512 MiB
@@ -29,8 +29,8 @@ def nearest_code(rows: Tensor, codebook: Tensor) -> Tensor:
     with torch.autocast(rows.device.type, enabled=False):
         rows, codebook = rows.float(), codebook.float()
         problem = _problem(rows, codebook)
-        if len(rows) and kernel_serves(rows):
-            codes, second, unsure = _propose_by_kernel(problem)
+        if len(rows) and kernels.serve(rows):
+            codes, second, unsure = kernels.propose(*problem)
             open_ = _settle_pairs(rows, codebook, codes, second, unsure)
         else:
             codes, unsure = _propose_by_product(problem)
@@ -42,11 +42,6 @@ def nearest_code(rows: Tensor, codebook: Tensor) -> Tensor:
             row, code = (~(scores > limit[:, None])).nonzero(as_tuple=True)
             codes[part] = _decide(rows[part], codebook, row, code)
         return codes
-
-
-def kernel_serves(rows: Tensor) -> bool:
-    """Whether the kernel takes these rows."""
-    return rows.is_cuda and runs_on(rows.device, "the search for the nearest code", _try)
 
 
 class _Problem(NamedTuple):
@@ -119,47 +114,6 @@ def _product_bound(problem: _Problem) -> Tensor:
     return relative * problem.largest * (problem.largest + 2 * problem.sizes) + problem.blur
 
 
-def _propose_by_kernel(problem: _Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """Likely codes (N,), the next likely (N,), and how many others may be nearer, (N,).
-
-    That is 0, 1 (the next likely one) or 2 (any). Scores are halves of those of the product.
-    """
-    rows, codes = problem.rows.half(), problem.codes.half()
-    window = 2 * _half_bound(problem, rows, codes)
-    # Only numbers below: the window of a row with others is infinite or NaN, so that it stays open.
-    halves = (problem.norms / 2).nan_to_num_()
-    scores, places = best_three(
-        rows.nan_to_num_(0, 0, 0), codes.nan_to_num_(0, 0, 0), halves, window
-    )
-    # Where nothing is known, such as infinity minus infinity, nothing is sure.
-    close = ~(scores[1:] > scores[0] + window)
-    return places[0], places[1], torch.where(problem.finite, close.sum(0), 0)
-
-
-def _half_bound(problem: _Problem, rows: Tensor, codes: Tensor) -> Tensor:
-    """Error (N,) of |e|^2 / 2 - z.e from products of `rows` and `codes`, those rounded to fp16.
-
-    |z.e - z'.e'| <= |z - z'| |e| + |z'| |e - e'|, where the differences are known, and are several
-    times smaller than the format allows. Tensor cores cut sums off where others round, and may
-    keep a bit less: hence four times the bound of fp32.
-    """
-    lost = (problem.rows - rows).norm(dim=1)
-    lost_of_codes = (problem.codes - codes).norm(dim=1).max()
-    accumulation = (rows.shape[1] + 8) * 2.0**-21
-    largest, sizes = problem.largest, problem.sizes
-    summing = accumulation * largest * (largest / 2 + sizes)
-    return lost * largest + (sizes + lost) * lost_of_codes + summing + problem.blur
-
-
-def best_three(
-    rows: Tensor, codes: Tensor, halves: Tensor, windows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """See the kernel's; Triton is imported when it first runs."""
-    from semvq.kernels import nearest as kernels
-
-    return kernels.best_three(rows, codes, halves, windows)
-
-
 def _settle_pairs(
     rows: Tensor, codebook: Tensor, codes: Tensor, second: Tensor, unsure: Tensor
 ) -> Tensor:
@@ -190,17 +144,3 @@ def _decide(rows: Tensor, codebook: Tensor, row: Tensor, code: Tensor) -> Tensor
     lowest = torch.full((len(rows),), last, dtype=torch.int64, device=rows.device)
     tied = torch.where(distance == least[row], code, last)
     return lowest.scatter_reduce_(0, row, tied, "amin")
-
-
-def _try(device: torch.device) -> None:
-    """ArithmeticError where the kernel's scores of a small problem are not plain PyTorch's."""
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.randn(307, 20, generator=generator, dtype=torch.float32).to(device).half()
-    rows, codes = numbers[:7], numbers[7:]
-    halves = codes.float().square().sum(1) / 2
-    scores = halves.double() - rows.double() @ codes.double().t()
-    expected = scores.topk(3, 1, largest=False)
-    found, places = best_three(rows, codes, halves, torch.full_like(halves[:7], torch.inf))
-    error = float((found - expected.values.t()).abs().max())
-    if not (error < 1e-4 and torch.equal(places, expected.indices.t()[:2])):
-        raise ArithmeticError(f"scores off by {error:g}")

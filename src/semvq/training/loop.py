@@ -16,8 +16,8 @@ from torch import Tensor
 
 from semvq.config import Config, check_duration, duration_in_images
 from semvq.data.images import save_png, stream
+from semvq.kernels.compiling import Compile, compile_parts, eager
 from semvq.training.checkpoint import load_newest, save_checkpoint
-from semvq.training.compiling import Compile, compile_parts, eager
 from semvq.training.distributed import World
 from semvq.training.gradients import GradientMeans
 from semvq.training.journal import Journal, SilentJournal

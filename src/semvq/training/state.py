@@ -105,7 +105,8 @@ class TrainingState:
                 average = self.averages[name].average
                 for key, value in _under(tensors, f"average.{name}.").items():
                     average[key].copy_(value)
-        self.window = _under(tensors, "window.")
+        device = next(iter(self.task.players[0].parameters().values())).device
+        self.window = {k: v.to(device) for k, v in _under(tensors, "window.").items()}
         self.task.load_state(_under(tensors, "task."))
         self.step, self.images_seen = scalars["step"], scalars["images_seen"]
         self.skipped, self.skipped_in_a_row = scalars["skipped"], scalars["skipped_in_a_row"]

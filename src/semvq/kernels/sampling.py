@@ -4,7 +4,7 @@ Elsewhere, in training and under autocast the blocks of `blocks` do the same lay
 are what the tests compare with.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from semvq.kernels.trial import runs_on
 
-if TYPE_CHECKING:
-    from semvq.generators.ar import ARTransformer
-    from semvq.generators.blocks import KVCache, PreNormBlock
+Model = Any  # an ARTransformer; kernels know nothing of models, nor of their parts
+Block = Any  # a PreNormBlock
+Cache = Any  # a KVCache
 
 # Rows up to which a kernel beats cuBLAS and separate layers; measured, see `kernels.decoding`.
 FEW_ROWS, SOME_ROWS = 2, 64
@@ -40,12 +40,12 @@ def add_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> Tensor:
     return found.view_as(x)
 
 
-def step(model: "ARTransformer", x: Tensor, cache: "KVCache") -> Tensor:
+def step(model: Model, x: Tensor, cache: Cache) -> Tensor:
     """Logits (B, K) from a position's input (B, width): all blocks and the head.
 
     Keys and values go into the cache; its position stays where it is.
     """
-    blocks = cast("list[PreNormBlock]", list(model.blocks))
+    blocks = model.blocks
     half = x.dtype in (torch.bfloat16, torch.float16)
     if half and len(x) <= FEW_ROWS:
         for layer, block in enumerate(blocks):
@@ -58,11 +58,11 @@ def step(model: "ARTransformer", x: Tensor, cache: "KVCache") -> Tensor:
     return F.linear(normed, model.head.weight)
 
 
-def _few_rows(block: "PreNormBlock", x: Tensor, cache: "KVCache", layer: int) -> Tensor:
+def _few_rows(block: Block, x: Tensor, cache: Cache, layer: int) -> Tensor:
     """A block in five launches, each of which makes its norm itself."""
     from semvq.kernels import decoding as kernels
 
-    attention, (first, second) = block.attention, _dense(block)
+    attention, (first, _, second) = block.attention, block.mlp
     norm = _parts(block.attention_norm)
     qkv = kernels.few_rows(x, attention.qkv.weight, attention.qkv.bias, norm=norm)
     mixed = kernels.attend(qkv, cache.memory[layer], cache.position)
@@ -73,17 +73,17 @@ def _few_rows(block: "PreNormBlock", x: Tensor, cache: "KVCache", layer: int) ->
 
 
 def _rows(
-    block: "PreNormBlock",
+    block: Block,
     x: Tensor,
     normed: Tensor,
     next_norm: nn.LayerNorm,
-    cache: "KVCache",
+    cache: Cache,
     layer: int,
 ) -> tuple[Tensor, Tensor]:
     """A block in seven launches, from its normed input to that of the next."""
     from semvq.kernels import decoding as kernels
 
-    attention, (first, second) = block.attention, _dense(block)
+    attention, (first, _, second) = block.attention, block.mlp
     qkv = _linear(normed, attention.qkv)[0]
     mixed = kernels.attend(qkv, cache.memory[layer], cache.position)
     x, normed = kernels.add_norm(x, _linear(mixed, attention.proj, 2), _parts(block.mlp_norm))
@@ -100,12 +100,6 @@ def _linear(x: Tensor, layer: nn.Linear, splits: int = 1, gelu: bool = False) ->
         return kernels.linear(x, layer.weight, layer.bias, gelu=gelu, splits=splits)
     y = layer(x)
     return (F.gelu(y) if gelu else y)[None]
-
-
-def _dense(block: "PreNormBlock") -> tuple[nn.Linear, nn.Linear]:
-    first, second = block.mlp[0], block.mlp[2]
-    assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
-    return first, second
 
 
 def _parts(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
