@@ -130,7 +130,7 @@ def phase1(setting: Setting, gan: str) -> Recipe:
         perceptual=random_perceptual(setting, perceptual),
         adversarial=with_discriminator(setting, gan, shared),
     )
-    size = setting.pick(16, 8, 4, 4)
+    size = setting.pick(32, 8, 4, 4)
     loop = replace(recipe.loop, batch_size=size, duration="1M images", precision=precision(setting))
     return replace(recipe, name=f"bench_{gan}", task=task, loop=loop)
 

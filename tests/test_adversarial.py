@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from semvq.kernels.blur import blur_by_products
 from semvq.losses.adversarial import (
     adaptive_weight,
     discriminator_loss,
@@ -14,6 +15,7 @@ from semvq.losses.adversarial import (
     with_gradient,
 )
 from semvq.losses.discriminators import (
+    BLUR,
     PatchGANConfig,
     StyleGANDiscriminatorConfig,
     blur,
@@ -169,6 +171,23 @@ def test_minibatch_deviation_depends_on_its_own_group_only():
     torch.testing.assert_close(changed[2:], together[2:])
     with pytest.raises(ValueError, match="minibatch_group = 2, found 3"):
         model(images[:3])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 6, 10), (2, 1, 4, 4)])
+@pytest.mark.parametrize("padding, stride", [(2, 1), (1, 2)])
+def test_blur_by_products_is_the_convolution_with_its_derivatives(shape, padding, stride):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    found = []
+    for y in (
+        blur(x, padding=padding, stride=stride),
+        blur_by_products(x, BLUR, padding, stride),
+    ):
+        (slope,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.square().sum(), x)
+        found.append((y, slope, curvature))
+    for a, b in zip(*found):
+        assert a.shape == b.shape and torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_blur_keeps_a_constant_and_halves_the_side():

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semvq.kernels.layout import channels_last_on_cuda, memory_format
+from semvq.kernels.layout import channels_last_on_cuda, doubled_channels_last, memory_format
 from semvq.losses.discriminators import PatchGANConfig, StyleGANDiscriminatorConfig
 from semvq.tokenizer import conv, regional
-from semvq.tokenizer.conv import DecoderLevel, doubled, doubled_channels_last
+from semvq.tokenizer.conv import DecoderLevel, doubled
 from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.regional import (
     AttentionPair,

@@ -1,4 +1,4 @@
-"""Memory formats of maps (B, C, H, W): which one a map has, and which one a device wants."""
+"""Memory formats of maps (B, C, H, W): which one a map has, which one a device wants, doubling."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,13 @@ def channels_last_on_cuda(x: Tensor) -> Tensor:
     Elsewhere a map is left as it comes.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.is_cuda else x
+
+
+def doubled_channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, 2H, 2W), each value four times; the result is channels_last.
+
+    One broadcast copy, and one sum backward. On CUDA, autocast would have F.interpolate work in fp32. (On a CPU this sum is the slow one.)
+    """
+    b, c, h, w = x.shape
+    places = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
+    return places.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semvq.config import Config
+from semvq.kernels.blur import blur_by_products
 from semvq.kernels.layout import channels_last_on_cuda
 
 
@@ -111,6 +112,9 @@ class EqualConv(nn.Module):
         return F.conv2d(x, self.weight * self.gain, self.bias, self.stride, self.padding)
 
 
+BLUR = (0.125, 0.375, 0.375, 0.125)
+
+
 def activate(x: Tensor) -> Tensor:
     """Leaky ReLU that keeps the variance."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
@@ -118,7 +122,9 @@ def activate(x: Tensor) -> Tensor:
 
 def blur(x: Tensor, *, padding: int, stride: int = 1) -> Tensor:
     """Filter every channel of (B, C, H, W) by [1, 3, 3, 1] / 8 in both directions."""
-    kernel = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device) / 8
+    if x.is_cuda:
+        return blur_by_products(x, BLUR, padding, stride)
+    kernel = torch.tensor(BLUR, dtype=x.dtype, device=x.device)
     weight = torch.outer(kernel, kernel).expand(x.shape[1], 1, 4, 4)
     return F.conv2d(x, weight, stride=stride, padding=padding, groups=x.shape[1])
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semvq.kernels.layout import channels_last_on_cuda
+from semvq.kernels.layout import channels_last_on_cuda, doubled_channels_last
 from semvq.tokenizer.norm_silu import NormSiLU
 from semvq.tokenizer.regional import AttentionPair
 
@@ -70,16 +70,6 @@ def doubled(x: Tensor) -> Tensor:
     if x.is_cuda:
         return doubled_channels_last(x)
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def doubled_channels_last(x: Tensor) -> Tensor:
-    """`doubled` as one broadcast copy, and as one sum backward; the result is channels_last.
-
-    On CUDA, autocast would have F.interpolate work in fp32. (On a CPU this sum is the slow one.)
-    """
-    b, c, h, w = x.shape
-    places = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
-    return places.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 class DecoderLevel(nn.Module):
