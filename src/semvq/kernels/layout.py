@@ -27,7 +27,8 @@ def channels_last_on_cuda(x: Tensor) -> Tensor:
 def doubled_channels_last(x: Tensor) -> Tensor:
     """(B, C, H, W) to (B, C, 2H, 2W), each value four times; the result is channels_last.
 
-    One broadcast copy, and one sum backward. On CUDA, autocast would have F.interpolate work in fp32. (On a CPU this sum is the slow one.)
+    One broadcast copy, and one sum backward. On CUDA, autocast would have F.interpolate work in
+    fp32; on a CPU this sum is the slow one.
     """
     b, c, h, w = x.shape
     places = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
