@@ -62,6 +62,17 @@ def test_the_best_of_one_is_plain_sampling(at, kind):
     assert len(plain) == 3 and all(map(np.array_equal, plain, one))
 
 
+@pytest.mark.parametrize("kind", ["ar", "nar"])
+def test_bf16_draws_what_the_rounded_weights_draw(at, runs, kind):
+    assert status(f"sample toy_{kind} --num 3 --bf16 --out", at / "half") == 0
+    generator = load_generator(runs / f"toy_{kind}").to(torch.bfloat16)
+    codes = generator.sample(3, torch.arange(3) % generator.config.num_classes, 0)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        images = to_uint8(load_tokenizer(runs / "toy_phase1").decode(codes))
+    found, expected = pngs(at / "half"), images.permute(0, 2, 3, 1).numpy()
+    assert len(found) == 3 and all(map(np.array_equal, found, expected))
+
+
 def test_keep_best_is_the_argmax_of_the_candidates_in_any_batch(at, capsys):
     line = "sample toy_nar --num 3 --class red --seed 4 --keep-best 4 --scorer likelihood --out"
     for size in (3, 2):

@@ -131,6 +131,7 @@ def _sample(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--class", dest="label", help="class name or number (default: all in turn)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
+    p.add_argument("--bf16", action="store_true", help="quicker on a GPU; the samples are others")
     p.add_argument("--keep-best", type=int, metavar="N", help="draw N for each and keep the best")
     p.add_argument(
         "--scorer",

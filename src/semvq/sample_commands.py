@@ -46,6 +46,8 @@ def sample(options: Namespace) -> None:
     import_code(options)
     device = resolve_device(options.device)
     generator, tokenizer, names = open_generator(options.run, options.decoder, device)
+    if options.bf16:
+        generator.to(torch.bfloat16)
     at_least_one(num=options.num, batch_size=options.batch_size)
     num_classes = generator.config.num_classes
     classes = _classes(options.label, options.num, names, num_classes)
@@ -58,7 +60,8 @@ def sample(options: Namespace) -> None:
         labels = None if classes is None else classes[start : start + num].to(device)
         kept = _draw(generator, start, num, labels, score, options, chosen)
         scores.append(kept.scores.cpu())
-        images[start : start + num] = to_uint8(tokenizer.decode(kept.samples)).cpu()
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+            images[start : start + num] = to_uint8(tokenizer.decode(kept.samples)).cpu()
         if not start:  # not earlier, for a mistake leaves nothing; not later, for hours of work
             _make_folders(options)
         say_progress("sampling", start + num, options.num)
