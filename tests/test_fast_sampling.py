@@ -3,6 +3,8 @@
 import copy
 import itertools
 import pickle
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -18,7 +20,7 @@ from semvq.generators.nar import NARConfig
 from semvq.generators.noise import AR_CODES, Noise
 from semvq.generators.sampling import draw
 from semvq.generators.sampling_ar import ARSampler
-from semvq.kernels.capture import Captured
+from semvq.kernels.capture import WARM_UP, Captured
 from tests.test_sampling import K, tiny
 
 
@@ -132,6 +134,55 @@ def test_a_model_is_copied_and_pickled_without_what_it_keeps():
         assert torch.equal(other.sample(2, torch.tensor([0, 1])), drawn)
 
 
+@DEVICES
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_ar_of_few_positions(length, device):
+    """Fewer than a recording would pass if its warm-up went on from position to position."""
+    torch.manual_seed(0)
+    config = ARConfig(
+        num_layers=1, width=16, num_heads=1, num_codes=K, grid_height=1, grid_width=length
+    )
+    generator = config.build().to(device)
+    expected = plain_ar(generator.eval(), 2)
+    assert torch.equal(generator.sample(2).flatten(1), expected)
+
+
+def without_cuda(monkeypatch: pytest.MonkeyPatch, graph: Callable[[object], object]) -> None:
+    """Stand-ins for CUDA's streams and graphs; "recording" is calling."""
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            pass
+
+    fakes = {"Stream": Stream, "current_stream": Stream, "stream": nullcontext, "graph": graph}
+    for name, fake in {**fakes, "CUDAGraph": object}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+
+def test_every_call_before_a_recording_starts_at_the_same_place(monkeypatch):
+    seen: list[float] = []
+    position = torch.ones(1)
+
+    def step():
+        seen.append(float(position))
+        position.add_(1)
+
+    without_cuda(monkeypatch, nullcontext)
+    Captured(step, (), (position,))._record()
+    assert seen == [1.0] * (WARM_UP + 1)
+
+
+def test_a_recording_that_failed_leaves_nothing_to_replay(monkeypatch):
+    def full(graph):
+        raise torch.OutOfMemoryError
+
+    without_cuda(monkeypatch, full)
+    call = Captured(lambda: None, (), ())
+    with pytest.raises(torch.OutOfMemoryError):
+        call._record()
+    assert call.graph is None
+
+
 def test_what_is_not_on_cuda_is_called():
     calls: list[float] = []
     given = torch.zeros(2)
@@ -161,9 +212,9 @@ def test_a_second_call_captures_nothing_and_moved_weights_do(kind):
 
 @pytest.mark.gpu
 @CUDA
-@pytest.mark.parametrize("kind", [ARConfig, NARConfig])
-def test_a_graph_outlives_the_autocast_it_was_captured_in(kind):
-    generator, classes = tiny(kind).cuda(), CLASSES.cuda()
+def test_a_graph_outlives_the_autocast_it_was_captured_in():
+    """NAR's: the AR step is not captured under autocast."""
+    generator, classes = tiny(NARConfig).cuda(), CLASSES.cuda()
     drawn = []
     for _ in range(3):
         with torch.autocast("cuda", torch.bfloat16):

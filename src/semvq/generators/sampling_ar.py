@@ -1,7 +1,8 @@
 """Drawing codes one position after the other (AR, Sec. 3.1), at one launch per position.
 
 Everything is allocated once: keys and values, the drawn codes, the state of the noise. On CUDA the
-step, with noise, guidance and draw inside, is one captured graph.
+step, with noise, guidance and draw inside, is one captured graph, if its kernels serve (see
+`kernels.sampling`: not under autocast).
 """
 
 from collections.abc import Callable

@@ -51,19 +51,22 @@ class Captured:
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
                     self.function(*self.inputs)
+                    # each time: two steps in a row may lead beyond the last position
+                    for tensor, value in zip(self.moved, before):
+                        tensor.copy_(value)
             torch.cuda.current_stream().wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.result = self.function(*self.inputs)
-        for tensor, value in zip(self.moved, before):
-            tensor.copy_(value)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = self.function(*self.inputs)
+        # not before: a recording that failed (of memory, say) leaves nothing to be replayed
+        self.graph, self.result = graph, result
 
 
 class Kept:
     """The sampler made last, kept with its buffers and graphs for calls of the same kind.
 
-    One only: a cache of keys and values may be gigabytes. None at all where nothing is captured:
-    there a new one costs next to nothing.
+    One only: a cache of keys and values may be gigabytes. None at all elsewhere than on CUDA, where
+    nothing is captured and a new one costs next to nothing.
     """
 
     def __init__(self) -> None:
