@@ -4,16 +4,19 @@ As a script they run on the CPU through Triton's interpreter, which has to be ch
 is imported: `TRITON_INTERPRET=1 python -m tests.decoding_cases` prints what went wrong in each.
 """
 
+import copy
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from semvq.generators.ar import ARConfig
 from semvq.generators.noise import Noise
-from semvq.kernels import decoding, noise
+from semvq.kernels import decoding, noise, sampling
 
 FLOAT, HALF = torch.float32, torch.float16  # the interpreter multiplies no matrices of bfloat16
 TOLERANCE = {FLOAT: 2e-5, HALF: 2e-3, torch.bfloat16: 2e-2}
@@ -91,7 +94,49 @@ def attention(device: str, dtype: torch.dtype, position: int, width: int) -> Non
     close(found, plain.flatten(1))
 
 
-CASES: dict[str, Callable[[str], None]] = {"noise_is_the_plain_one": noise_is_the_plain_one}
+@contextmanager
+def kernels() -> Iterator[None]:
+    """The kernels serve, whatever the device."""
+    before = sampling.serve
+    sampling.serve = lambda x: True
+    try:
+        yield
+    finally:
+        sampling.serve = before
+
+
+@torch.no_grad()
+def steps_of_a_model(device: str, dtype: torch.dtype, num: int) -> None:
+    """All blocks and the head, one position after the other, against one pass in float64."""
+    torch.manual_seed(num)
+    shape = {"grid_height": 1, "grid_width": 4, "num_codes": 11}
+    model = ARConfig(num_layers=2, width=32, num_heads=2, **shape).build().eval()
+    for parameter in model.parameters():
+        # far from uniform logits, and no bias or shift of zero
+        parameter.mul_(5).add_(torch.randn_like(parameter), alpha=0.1)
+    model.to(device, dtype)
+    codes = torch.randint(11, (num, 4), device=device)
+    expected = copy.deepcopy(model).double()(codes)
+    cache = model.new_cache(num)
+    with kernels():
+        for i in range(4):
+            logits = model.step(codes[:, i - 1] if i else None, cache)
+            error = (logits.double() - expected[:, i]).abs().max()
+            assert error <= 4 * TOLERANCE[dtype] * expected.abs().max(), (i, error)
+
+
+def rows_with_gaps_are_normed(device: str) -> None:
+    norm = torch.nn.LayerNorm(16).to(device)
+    x = torch.randn(1, 3, 20, device=device)[..., :16]
+    y = torch.randn(1, 3, 16, device=device)
+    with kernels(), torch.no_grad():
+        close(sampling.add_norm(x, y, norm), norm(x + y))
+
+
+CASES: dict[str, Callable[[str], None]] = {
+    "noise_is_the_plain_one": noise_is_the_plain_one,
+    "rows_with_gaps_are_normed": rows_with_gaps_are_normed,
+}
 for dtype in (FLOAT, HALF, *([torch.bfloat16] if torch.cuda.is_available() else [])):
     name = str(dtype).removeprefix("torch.")
     for sizes, parts in (
@@ -110,6 +155,8 @@ for dtype in (FLOAT, HALF, *([torch.bfloat16] if torch.cuda.is_available() else 
         CASES[f"sum_of_{splits}_and_norm_{name}"] = partial(
             sum_and_norm, dtype=dtype, splits=splits
         )
+    for num in (2, 3):  # `sampling.FEW_ROWS`, and more; over `SOME_ROWS` it is as in float32
+        CASES[f"steps_of_{num}_samples_{name}"] = partial(steps_of_a_model, dtype=dtype, num=num)
     for position, width in ((0, 16), (1, 24), (64, 16), (69, 64)):
         key = f"attention_at_{position}_of_width_{width}_{name}"
         CASES[key] = partial(attention, dtype=dtype, position=position, width=width)

@@ -36,8 +36,9 @@ def add_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> Tensor:
     from semvq.kernels import decoding as kernels
 
     width = x.shape[-1]
-    found = kernels.norm_of_sum(x.reshape(-1, width), y.reshape(-1, width), _parts(norm))
-    return found.view_as(x)
+    # reshape alone may leave gaps between rows, such as those of a part of wider ones
+    rows, others = (t.reshape(-1, width).contiguous() for t in (x, y))
+    return kernels.norm_of_sum(rows, others, _parts(norm)).view(x.shape)
 
 
 def step(model: Model, x: Tensor, cache: Cache) -> Tensor:
