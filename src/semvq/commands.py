@@ -166,12 +166,7 @@ def recipes(options: Namespace) -> None:
 
 def describe(options: Namespace) -> None:
     """`semvq describe`: counts and costs, without data or memory."""
-    facts = describe_recipe(
-        _recipe(options),
-        options.device,
-        num_devices=options.num_devices,
-        epoch_size=options.epoch_size,
-    )
+    facts = describe_recipe(_recipe(options), options.device, epoch_size=options.epoch_size)
     if options.json:
         print(json.dumps(facts, indent=1))
         return

@@ -1,9 +1,9 @@
 """What a training costs: named devices, sizes of the paper's data sets, FLOPs of frozen networks.
 
-Every hour that comes out of here is arithmetic on data sheets and on an assumed share of the peak,
-not a measurement.
+What share of a device's peak training reaches, and what memory it takes: `estimate.py`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,38 +33,52 @@ class Device:
     """Dense peaks in TFLOP/s from the vendor's data sheet, without sparsity.
 
     `peak` is of the precision that training has there by default: bf16, and fp32 on a CPU.
-    `peak_fp32` is of fp32 convolutions, which GPUs do as TF32.
+    `peak_fp32` is of fp32 convolutions, which GPUs do as TF32. `memory` is a GPU's own, in GB.
     """
 
     name: str
     peak: float
     peak_fp32: float
+    memory: float | None = None
 
 
 DEVICES: Mapping[str, Device] = {
-    "h100": Device("NVIDIA H100 SXM", 989.4, 494.7),
-    "h200": Device("NVIDIA H200 SXM", 989.4, 494.7),
-    "a100": Device("NVIDIA A100", 312.0, 156.0),
-    "rtx4090": Device("NVIDIA RTX 4090", 165.2, 82.6),
+    "h100": Device("NVIDIA H100 SXM", 989.4, 494.7, 80),
+    "h200": Device("NVIDIA H200 SXM", 989.4, 494.7, 141),
+    "a100": Device("NVIDIA A100", 312.0, 156.0, 80),
+    "a100-40gb": Device("NVIDIA A100 40GB", 312.0, 156.0, 40),
+    "rtx4090": Device("NVIDIA RTX 4090", 165.2, 82.6, 24),
     # 2 cores x 3 GHz x 2 units of fused multiply-add x 16 lanes of AVX-512
     "cpu2": Device("two CPU cores", 0.384, 0.384),
 }
 
-# Assumed shares of the peak. Convolutions between norms wait for memory more than matrices do.
-SHARE_TOKENIZER = 0.3
-SHARE_TRANSFORMER = 0.4
-
 # Multiply-adds of the small classifiers at 224 px, as their authors publish them
 _CLASSIFIER_MACS = {"efficientnet-lite0": 407e6, "mobilenet-v2": 300e6}
+# Weights of the frozen networks, by asset
+_FROZEN = {
+    "vgg16": 14_714_688,
+    "vgg16-full": 138_357_544,
+    "efficientnet-lite0": 4_652_008,
+    "mobilenet-v2": 3_504_872,
+}
 _VGG_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 _VGG_DENSE = ((0, 4096, 512 * 7 * 7), (3, 4096, 4096), (6, 1000, 4096))
 
 
-def find_device(name: str) -> Device:
-    """The device called `name`; ValueError naming the known ones."""
+def find_devices(text: str) -> tuple[Device, int]:
+    """The device and the number of them that "h200" or "h200x8" names; ValueError for another."""
+    if text in DEVICES:
+        return DEVICES[text], 1
+    name, _, count = text.rpartition("x")
     if name not in DEVICES:
-        raise ValueError(unknown("device", name, list(DEVICES)))
-    return DEVICES[name]
+        found = unknown("device", text, list(DEVICES))
+        raise ValueError(f"{found}; give one of them, or several as in h200x8")
+    if not re.fullmatch("[0-9]{1,6}", count) or not int(count):
+        raise ValueError(
+            f"expected how many devices after '{name}x', at least 1, found '{count}'; give "
+            f"{name}x8 for eight"
+        )
+    return DEVICES[name], int(count)
 
 
 def hours(flop: float, flop_fp32: float, device: Device, share: float, num_devices: int) -> float:
@@ -97,11 +111,32 @@ def perceptual_flop(config: PerceptualConfig, resolution: int) -> float:
     return 3 * forward
 
 
+def perceptual_parameters(config: PerceptualConfig) -> int:
+    """Weights of the perceptual loss's frozen networks, LPIPS's thousand not among them."""
+    return sum(_FROZEN.get(name, 0) for name in config.assets())
+
+
 def count_flop(module: nn.Module, *inputs: Any) -> int:
     """FLOPs of one forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*inputs)
     return counter.get_total_flops()
+
+
+def count_outputs(module: nn.Module, *inputs: Any) -> int:
+    """Numbers that the layers of one forward pass put out: what a backward pass keeps, about."""
+    found: list[int] = []
+
+    def note(layer: nn.Module, args: Any, output: Any) -> None:
+        found.append(output.numel() if isinstance(output, Tensor) else 0)
+
+    layers = [m for m in module.modules() if not any(True for _ in m.children())]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    with torch.no_grad():
+        module(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return sum(found)
 
 
 def _vgg_flop(size: int, layers: tuple[str, ...]) -> int:

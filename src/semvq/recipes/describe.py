@@ -8,14 +8,14 @@ from torch import nn
 from semvq.config import duration_in_images
 from semvq.recipes.cost import (
     DEVICES,
-    SHARE_TOKENIZER,
-    SHARE_TRANSFORMER,
     count_flop,
-    find_device,
-    hours,
+    count_outputs,
+    find_devices,
     perceptual_flop,
+    perceptual_parameters,
     training_images,
 )
+from semvq.recipes.estimate import memory_facts, time_facts
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.journal import in_words
 from semvq.training.recipe import Recipe
@@ -31,32 +31,31 @@ def describe(
     recipe: Recipe,
     device: str | None = None,
     *,
-    num_devices: int = 1,
     epoch_size: int | None = None,
 ) -> dict[str, Any]:
     """Parameters per part, code grid, upstream, images seen, estimated FLOPs; JSON-ready.
 
-    `device` adds estimated hours on `num_devices` of one of `cost.DEVICES`. `epoch_size` counts
-    training images; None takes the published size of the paper's data sets. Raises ValueError for
-    an unknown device, or counts below 1.
+    `device` adds estimated hours and memory on one of `cost.DEVICES` ("h200") or several of them
+    ("h200x8"). `epoch_size` counts training images; None takes the published size of the paper's
+    data sets. Raises ValueError for an unknown device, or a count below 1.
     """
-    for name, count in (("num_devices", num_devices), ("epoch_size", epoch_size)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name}: expected at least 1, found {count}")
+    devices = None if device is None else find_devices(device)
+    if epoch_size is not None and epoch_size < 1:
+        raise ValueError(f"epoch_size: expected at least 1, found {epoch_size}")
     facts: dict[str, Any] = {"summary": recipe.summary}
     task = recipe.task
     if isinstance(task, TokenizerTaskConfig):
         facts |= _tokenizer(task)
-        share = SHARE_TOKENIZER
     elif isinstance(task, GeneratorTaskConfig):
         facts |= _generator(task)
-        share = SHARE_TRANSFORMER
     else:
         raise ValueError(f"{recipe.name}: a {type(task).__name__} cannot be described")
     facts |= _length(recipe, epoch_size or training_images(recipe.name))
     facts |= _work(facts)
-    if device is not None:
-        facts |= _time(facts, device, share, num_devices)
+    if devices is not None:
+        facts["device"] = f"{devices[1]} x {devices[0].name}"
+        facts |= time_facts(facts, task, devices)
+        facts |= memory_facts(facts, task, recipe.loop, devices)
     facts["published"] = {f"{p.metric} ({p.where})": p.value for p in recipe.published}
     return facts
 
@@ -85,7 +84,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     found = [(label, _text(facts[key])) for key, label in LABELS.items() if key in facts]
     parts = [(f"parameters, {k}", _text(v)) for k, v in facts["parameters"].items()]
     published = [(f"published {k}", _text(v)) for k, v in facts["published"].items()]
-    return found[:1] + parts + found[1:] + _time_rows(facts) + published
+    return found[:1] + parts + found[1:] + _time_rows(facts) + _memory_rows(facts) + published
 
 
 def _text(value: Any) -> str:
@@ -94,16 +93,30 @@ def _text(value: Any) -> str:
 
 def _time_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "hours" not in facts:
-        return [("time", f"for an estimate, give --device {', '.join(DEVICES)}")]
+        return [("time", f"for an estimate, give --device {', '.join(DEVICES)}, or as in h200x8")]
     if isinstance(facts["hours"], str):
         return [("time", "for an estimate, give --epoch-size, your number of training images")]
     words = f"{in_words(facts['hours'] * 3600)} on {facts['device']}"
     return [("time", words), ("", facts["hours_note"])]
 
 
+def _memory_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    if "memory_gb" not in facts:
+        return []
+    words = f"{facts['memory_gb']:.1f} of {facts['memory_of_gb']:g} GB"
+    warnings = [("warning", line) for line in facts["warnings"]]
+    return [("memory of a GPU", words), ("", facts["memory_note"]), *warnings]
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters, trainable or not."""
     return sum(p.numel() for p in module.parameters())
+
+
+def _state_bytes(module: nn.Module, averaged: bool = True) -> int:
+    """fp32 weights and, of those that train, gradient, two moments of AdamW and the average."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return 4 * count_parameters(module) + (16 if averaged else 12) * trained
 
 
 def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
@@ -113,6 +126,12 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
         images = torch.empty(1, 3, side, side)
         latents = torch.empty(1, model.quantizer.code_dim, *model.grid)
         gan = task.adversarial and task.adversarial.discriminator.build(side)
+    outputs = count_outputs(model.decoder, latents)
+    if task.freeze_code_space:
+        model.freeze_code_space()
+    else:
+        outputs += count_outputs(model.encoder, images)
+    state = _state_bytes(model) + 4 * perceptual_parameters(task.perceptual)
     encode, decode = count_flop(model.encoder, images), count_flop(model.decoder, latents)
     trained = decode * BACKWARD + encode * (1 if task.freeze_code_space else BACKWARD)
     trained += count_flop(gan, images) * DISCRIMINATOR if gan else 0
@@ -121,6 +140,7 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
     counts["tokenizer"] = count_parameters(model)
     if gan:
         counts["discriminator"] = count_parameters(gan)
+        state += _state_bytes(gan, averaged=False)
     height, width = model.grid
     num_codes = f"{model.quantizer.num_codes}" if model.quantizer.has_codes else "no codebook"
     return {
@@ -131,6 +151,8 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
         "decode_gflop_per_image": _giga(decode),
         "training_gflop_per_image": _giga(trained),
         "perceptual_gflop_per_image": _giga(perceptual_flop(task.perceptual, side)),
+        "state_bytes": state,
+        "layer_outputs_per_image": outputs,
     }
 
 
@@ -147,6 +169,8 @@ def _generator(task: GeneratorTaskConfig) -> dict[str, Any]:
         "classes": config.num_classes or "none (unconditional)",
         "training_gflop_per_image": _giga(BACKWARD * forward),
         "training_note": f"without encoding {task.num_views} views of every image once",
+        "state_bytes": _state_bytes(model),
+        "layer_outputs_per_image": count_outputs(model, codes, classes),
     }
 
 
@@ -171,25 +195,6 @@ def _work(facts: dict[str, Any]) -> dict[str, Any]:
         return {}
     per_image = facts["training_gflop_per_image"] + facts.get("perceptual_gflop_per_image", 0)
     return {"training_pflop": round(facts["images_seen"] * per_image / 1e6, 3)}
-
-
-def _time(facts: dict[str, Any], device: str, share: float, num_devices: int) -> dict[str, Any]:
-    """Estimated hours; the perceptual loss is fp32 everywhere, and counted so."""
-    found = find_device(device)
-    seen = facts["images_seen"]
-    if isinstance(seen, str):
-        return {"hours": "needs the number of training images (epoch_size)"}
-    trained = facts["training_gflop_per_image"] * 1e9 * seen
-    looked = facts.get("perceptual_gflop_per_image", 0) * 1e9 * seen
-    fp32 = f" ({found.peak_fp32:g} for the perceptual loss)" if looked else ""
-    return {
-        "device": f"{num_devices} x {found.name}",
-        "hours": hours(trained, looked, found, share, num_devices),
-        "hours_note": (
-            f"assumes {share:.0%} of the data sheet's {found.peak:g} TFLOP/s{fp32}; "
-            "an estimate, not a measurement"
-        ),
-    }
 
 
 def _giga(flop: float) -> float:
