@@ -143,6 +143,30 @@ def test_what_cannot_be_compiled_is_named_once_and_runs(monkeypatch):
     assert "hundred" not in line
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"),
+    reason="this PyTorch compiles backward passes when they first run",
+)
+def test_so_does_what_cannot_be_compiled_backwards(monkeypatch):
+    from torch._dynamo.backends.common import aot_autograd
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiling, "has_triton", lambda: True)
+
+    def broken(graph, inputs):
+        raise RuntimeError("a register too few")
+
+    half = aot_autograd(fw_compiler=lambda graph, inputs: graph, bw_compiler=broken)
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: half)
+    lines: list[str] = []
+    plain, model = tiny(NARConfig), tiny(NARConfig)
+    compile_parts(model.blocks, "auto", CUDA, lines.append)
+    expected, found = step(plain), step(model)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    (line,) = lines
+    assert "a register too few" in line
+
+
 def test_a_run_that_knew_nothing_of_it_is_the_same_run():
     recorded = to_dict(loop())
     del recorded["compile"]

@@ -48,11 +48,16 @@ def eager() -> AbstractContextManager:
 
 
 def _or_eager(say: Callable[[str], None]) -> Callable[..., Any]:
-    """PyTorch's own compiler, or none where it fails."""
+    """PyTorch's own compiler, or none where it fails, be it in the backward pass."""
 
     def backend(graph: Any, inputs: Any) -> Any:
+        from torch._functorch import config
+
+        # else a backward pass that fails is tried again when it first runs, and ends the run there
+        at_once = "force_non_lazy_backward_lowering"
         try:
-            return torch._dynamo.lookup_backend("inductor")(graph, inputs)
+            with config.patch({at_once: True} if hasattr(config, at_once) else {}):
+                return torch._dynamo.lookup_backend("inductor")(graph, inputs)
         except Exception as error:
             words = str(error).strip().splitlines() or [""]
             say(
