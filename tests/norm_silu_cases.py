@@ -94,18 +94,13 @@ def gradients_are_slopes(device: str) -> None:
     x, weight, bias, _ = make((1, 4, 2, 2), "nhwc", FLOAT, device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of inputs in fp32
-        for silu in (True, False):
-            torch.autograd.gradcheck(
-                lambda *t: run(*t, FLOAT, silu),  # noqa: B023
-                (x, weight, bias),
-                eps=1e-2,
-                atol=5e-3,
-                rtol=5e-3,
-            )
+        torch.autograd.gradcheck(
+            lambda *t: run(*t, FLOAT), (x, weight, bias), eps=1e-2, atol=5e-3, rtol=5e-3
+        )
 
 
 def does_not_depend_on_the_batch(device: str) -> None:
-    for layout in LAYOUTS:
+    for layout in LAYOUTS if device == "cuda" else ("nhwc",):  # it is slow in the interpreter
         x, weight, bias, grad = make((2, 4, 128, 129), layout, HALF, device)
         grad = grad.to(HALF)
         y = run(x, weight, bias, HALF)
@@ -266,6 +261,8 @@ CASES = cases()
 
 def main() -> None:
     for name, case in CASES.items():
+        if case is attention_compiles:  # test_regional.py does it in less time
+            continue
         try:
             case("cpu")
             print(json.dumps([name, ""]), flush=True)

