@@ -5,8 +5,6 @@ is imported: `TRITON_INTERPRET=1 python -m tests.decoding_cases` prints what wen
 """
 
 import copy
-import json
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from semvq.generators.ar import ARConfig
 from semvq.generators.noise import Noise
 from semvq.kernels import decoding, noise, sampling
+from tests.interpreter import print_outcomes
 
 FLOAT, HALF = torch.float32, torch.float16  # the interpreter multiplies no matrices of bfloat16
 TOLERANCE = {FLOAT: 2e-5, HALF: 2e-3, torch.bfloat16: 2e-2}
@@ -162,15 +161,5 @@ for dtype in (FLOAT, HALF, *([torch.bfloat16] if torch.cuda.is_available() else 
         CASES[key] = partial(attention, dtype=dtype, position=position, width=width)
 
 
-def run(case: Callable[[str], None], device: str) -> str:
-    """What went wrong, or nothing."""
-    try:
-        case(device)
-    except Exception:
-        return traceback.format_exc()
-    return ""
-
-
 if __name__ == "__main__":
-    for name, case in CASES.items():
-        print(json.dumps([name, run(case, "cpu")]))
+    print_outcomes(CASES)

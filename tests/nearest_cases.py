@@ -4,9 +4,7 @@ As a script they run on the CPU through Triton's interpreter, which has to be ch
 is imported: `TRITON_INTERPRET=1 python -m tests.nearest_cases` prints what went wrong in each.
 """
 
-import json
 import math
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +15,7 @@ from torch import Tensor
 from semvq.kernels import nearest_halves as half
 from semvq.kernels import trial
 from semvq.tokenizer.nearest import nearest_code
+from tests.interpreter import print_outcomes
 
 SHAPES = {  # N, K, C
     "one of each": (1, 1, 1),
@@ -185,15 +184,5 @@ CASES: dict[str, Callable[[str], None]] = {
 }
 
 
-def main() -> None:
-    for name, case in CASES.items():
-        try:
-            case("cpu")
-            print(json.dumps([name, ""]), flush=True)
-        except Exception:
-            print(json.dumps([name, traceback.format_exc()]), flush=True)
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    print_outcomes(CASES)

@@ -4,8 +4,6 @@ As a script they run on the CPU through Triton's interpreter, which has to be ch
 is imported: `TRITON_INTERPRET=1 python -m tests.norm_silu_cases` prints what went wrong in each.
 """
 
-import json
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.norm_silu import EPS, Norm, NormSiLU, norm_groups
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.tokenizer.regional import AttentionPair, BlockAttention
+from tests.interpreter import print_outcomes
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 SHAPES = {
@@ -257,19 +256,9 @@ def cases() -> dict[str, Callable[[str], None]]:
 
 
 CASES = cases()
-
-
-def main() -> None:
-    for name, case in CASES.items():
-        if case is attention_compiles:  # test_regional.py does it in less time
-            continue
-        try:
-            case("cpu")
-            print(json.dumps([name, ""]), flush=True)
-        except Exception:
-            print(json.dumps([name, traceback.format_exc()]), flush=True)
+# test_regional.py compiles attention in less time
+INTERPRETED = {n: case for n, case in CASES.items() if case is not attention_compiles}
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    print_outcomes(INTERPRETED)

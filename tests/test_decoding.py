@@ -1,25 +1,20 @@
 """The kernels of sampling against PyTorch: in Triton's interpreter here, on a card where one is."""
 
-import json
-
 import pytest
 import torch
 
 from tests.decoding_cases import CASES
-from tests.test_norm_silu import python
+from tests.interpreter import interpreted
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, str]:
-    """What went wrong in each case, in a process of its own: the interpreter is for all of one."""
-    pytest.importorskip("triton")
-    output = python("-m", "tests.decoding_cases", TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
-    return dict(json.loads(line) for line in output.splitlines())
+def outcomes() -> dict[str, str]:
+    return interpreted("tests.decoding_cases")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_kernels_in_the_interpreter(case, interpreted):
-    assert interpreted[case] == ""
+def test_kernels_in_the_interpreter(case, outcomes):
+    assert outcomes[case] == ""
 
 
 @pytest.mark.gpu

@@ -1,8 +1,5 @@
 """The kernel of the nearest-code search, the bounds it relies on, and what is decided after it."""
 
-import json
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -15,34 +12,18 @@ from semvq.kernels import nearest_halves as half
 from semvq.kernels import trial
 from semvq.tokenizer import nearest as module
 from semvq.tokenizer.nearest import nearest_code
+from tests.interpreter import interpreted, python
 from tests.nearest_cases import CASES, PROBLEMS, brute_force, kernel, normal
-
-ROOT = Path(__file__).parent.parent
-
-
-def python(*arguments: str, **environment: str) -> str:
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, str]:
-    """What went wrong in each case, in a process of its own: the interpreter is for all of one."""
-    pytest.importorskip("triton")
-    output = python("-m", "tests.nearest_cases", TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
-    return dict(json.loads(line) for line in output.splitlines())
+def outcomes() -> dict[str, str]:
+    return interpreted("tests.nearest_cases")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_kernel_in_the_interpreter(case, interpreted):
-    assert interpreted[case] == ""
+def test_the_kernel_in_the_interpreter(case, outcomes):
+    assert outcomes[case] == ""
 
 
 @pytest.mark.gpu

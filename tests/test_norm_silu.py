@@ -1,8 +1,5 @@
 """Fused GroupNorm and SiLU: kernels against PyTorch, and the layers where there are none."""
 
-import json
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -16,34 +13,18 @@ from torch import nn
 from semvq.kernels import fused_norm as module
 from semvq.tokenizer.conv import ResidualBlock
 from semvq.tokenizer.norm_silu import EPS, Norm, NormSiLU, norm_groups
-from tests.norm_silu_cases import CASES, run
-
-ROOT = Path(__file__).parent.parent
-
-
-def python(*arguments: str, **environment: str) -> str:
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+from tests.interpreter import interpreted, python
+from tests.norm_silu_cases import CASES, INTERPRETED, run
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, str]:
-    """What went wrong in each case, in a process of its own: the interpreter is for all of one."""
-    pytest.importorskip("triton")
-    output = python("-m", "tests.norm_silu_cases", TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
-    return dict(json.loads(line) for line in output.splitlines())
+def outcomes() -> dict[str, str]:
+    return interpreted("tests.norm_silu_cases")
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c != "attention_compiles"])
-def test_kernels_in_the_interpreter(case, interpreted):
-    assert interpreted[case] == ""
+@pytest.mark.parametrize("case", INTERPRETED)
+def test_kernels_in_the_interpreter(case, outcomes):
+    assert outcomes[case] == ""
 
 
 @pytest.mark.gpu

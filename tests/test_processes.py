@@ -178,15 +178,20 @@ distributed.destroy_process_group()  # else its threads may abort the process at
 """
 
 
-@pytest.mark.slow
-def test_means_over_processes_pass_gradients_back_to_all(tmp_path):
-    (tmp_path / "sums.py").write_text(SUMS)
+def run_in_two(folder: Path, script: str) -> None:
+    """The script, in two processes that torchrun starts, ends without a complaint."""
+    (folder / "script.py").write_text(script)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     found = subprocess.run(
-        [*start, str(tmp_path / "sums.py")],
+        [*start, str(folder / "script.py")],
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.slow
+def test_means_over_processes_pass_gradients_back_to_all(tmp_path):
+    run_in_two(tmp_path, SUMS)
 
 
 MEANS = """
@@ -241,13 +246,7 @@ distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_gradients_become_means_while_the_backward_runs(tmp_path):
-    (tmp_path / "means.py").write_text(MEANS)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    found = subprocess.run(
-        [*start, str(tmp_path / "means.py")],
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
+    run_in_two(tmp_path, MEANS)
 
 
 @pytest.mark.slow

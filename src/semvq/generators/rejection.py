@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semvq.generators.base import Generator, evaluating
-from semvq.generators.cross_entropy import CrossEntropy
 from semvq.generators.nar import evaluation_masks
 
 MAX_CANDIDATES = 256
@@ -92,7 +91,7 @@ def log_likelihood(generator: Generator, codes: Tensor, classes: Tensor | None =
     AR: exact, teacher-forced. NAR: over the masks that `evaluation_loss` uses, a pseudo-likelihood.
     Either is minus what the image adds to `evaluation_loss`. codes int64 (B, h, w).
     """
-    flat, nats_of = generator.flat(codes), CrossEntropy()
+    flat, nats_of = generator.flat(codes), generator.cross_entropy
     with evaluating(generator):
         if generator.causal:
             return -nats_of(generator(flat, classes), flat).nats.mean(1)
