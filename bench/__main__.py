@@ -2,6 +2,7 @@
 
     python -m bench [ROW…] [--device cpu|cuda] [--quick] [--json FILE] [--list] [--peers]
     python -m bench growth [--device …] [--quick] [--json FILE]
+    python -m bench profile ROW… [--device …] [--quick] [--top N]
 
 Every row runs in a process of its own, ours and plain in turns after a warm-up. The table: medians
 with their spread, how many times as fast as plain, the floor (what the device would take at its
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-from bench import growth
+from bench import growth, profile
 from bench.case import Row, Setting
 from bench.measure import ceilings, in_fresh_process, run_row
 from bench.rows import PEERS, ROWS
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["growth"]:
         return growth.main(words[1:])
+    if words[:1] == ["profile"]:
+        return profile.main(words[1:])
     options = parse(words)
     if options.list:
         list_rows()

@@ -23,7 +23,7 @@ from bench.tasks import (
 )
 from bench.tokenizer_rows import OPTIMIZER_BYTES, forward_cost
 from bench.training import Steps
-from semvq.evaluation.sources import SampledImages
+from semvq.data.images import to_uint8
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import GeneratorConfig
 from semvq.generators.nar import NARConfig
@@ -148,19 +148,19 @@ def plain_sample(
 
 
 def to_pixels(setting: Setting) -> Case:
-    """AR samples, decoded and rounded to uint8 on the CPU, as `semvq evaluate` takes them."""
+    """AR samples, decoded and rounded to uint8 on the CPU: what `semvq sample --bf16` does."""
     config = generator_config(setting, "ar")
     assert isinstance(config, ARConfig)
     batch = setting.pick(64, 16, 8, 2)
     model, pictures = generator(setting, config), decoder_of(setting, config)
     labels = setting.integers(config.num_classes, batch)
-    source = SampledImages(model, pictures, labels, SEED, {})
     weights, their_weights = weights_of(model), weights_of(pictures)
     heads = pictures.config.attention_heads
 
     def ours() -> Tensor:
+        codes = model.sample(batch, labels, SEED)
         with setting.autocast():
-            return next(source.units([range(batch)])).pixels
+            return to_uint8(pictures.decode(codes)).cpu()
 
     def eager() -> Tensor:
         codes = plain_sample(weights, config, labels)

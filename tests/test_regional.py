@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semvq.kernels.layout import channels_last_on_cuda, doubled_channels_last, memory_format
+from semvq.kernels.layout import (
+    channels_last_on_cuda,
+    doubled_channels_last,
+    halved_channels_last,
+    memory_format,
+)
 from semvq.losses.discriminators import PatchGANConfig, StyleGANDiscriminatorConfig
 from semvq.tokenizer import conv, regional
 from semvq.tokenizer.conv import DecoderLevel, doubled
@@ -163,6 +168,17 @@ def test_doubling_keeps_channels_last_and_bfloat16_in_both_directions():
             (grad,) = torch.autograd.grad(y, x, y.detach())
             for t in (y, grad):
                 assert t.dtype == torch.bfloat16 and memory_format(t) == torch.channels_last
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_halving_is_average_pooling(layout, dtype):
+    x = torch.randn(2, 5, 6, 4).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    y, reference = halved_channels_last(x), F.avg_pool2d(x, 2)
+    assert torch.equal(y, reference)
+    grad = torch.randn(y.shape).to(y)
+    one, two = (torch.autograd.grad(t, x, grad)[0] for t in (y, reference))
+    assert one.dtype == dtype and torch.equal(one, two)
 
 
 def test_what_runs_on_cuda_compiles_in_one_graph(monkeypatch):

@@ -1,6 +1,11 @@
-"""Memory formats of maps (B, C, H, W): which one a map has, which one a device wants, doubling."""
+"""Memory formats of maps (B, C, H, W): which one a map has, which one a device wants; doubling
+and halving in that layout.
+"""
+
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -33,3 +38,20 @@ def doubled_channels_last(x: Tensor) -> Tensor:
     b, c, h, w = x.shape
     places = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
     return places.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+def halved_channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, H/2, W/2) by means of 2x2; sides even, one derivative."""
+    return _Halved.apply(x)
+
+
+class _Halved(torch.autograd.Function):
+    """Average pooling, whose own backward looks up for every place which windows it lay in."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return doubled_channels_last(grad / 4)

@@ -1,7 +1,7 @@
 """For photos of your own: labelled ones at 64 px, unlabelled ones at 128 px, 16 x 16 codes each.
 
 The paper's method at a size for one GPU. **These recipes are ours, not the paper's.** labelled64
-was trained once, nine minutes for all five, NAR cut short (EXPERIMENTS.md, 2026-11-25); photos128
+was trained for minutes alone (EXPERIMENTS.md, 2026-11-25 and 27; NAR cut short); photos128
 and the full lengths have not been measured. Where no scale is involved, settings are the demo's;
 lengths count images, so that the cost does not depend on how many photos there are.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semvq.kernels.layout import channels_last_on_cuda, doubled_channels_last
+from semvq.kernels.layout import channels_last_on_cuda, doubled_channels_last, halved_channels_last
 from semvq.tokenizer.norm_silu import NormSiLU
 from semvq.tokenizer.regional import AttentionPair
 
@@ -62,7 +62,14 @@ class EncoderLevel(nn.Module):
         """(B, in, H, W) to (B, out, H/2, W/2), or at full size without pooling."""
         for block in self.blocks:
             x = block(x)
-        return F.avg_pool2d(x, 2) if self.pool else x
+        return halved(x) if self.pool else x
+
+
+def halved(x: Tensor) -> Tensor:
+    """(B, C, H, W), sides even, to (B, C, H/2, W/2): means of 2x2."""
+    if x.is_cuda:
+        return halved_channels_last(x)
+    return F.avg_pool2d(x, 2)
 
 
 def doubled(x: Tensor) -> Tensor:

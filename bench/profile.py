@@ -1,0 +1,99 @@
+"""Where a row's time goes: the kernels of one call of ours, the longest first.
+
+    python -m bench profile ROW… [--device cpu|cuda] [--quick] [--top 15]
+
+"busy" is the share of the call's wall time in which a kernel ran; on CUDA the rest is waiting for
+launches. On a CPU the operators' own times stand in for kernels. Names are cut to one line.
+"""
+
+import argparse
+import contextlib
+import re
+import sys
+import time
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from bench.case import Row, Setting
+from bench.measure import in_fresh_process, seconds_of, synchronize
+from bench.rows import ROWS
+from bench.table import WIDTH
+
+WARM_UP, WARM_SECONDS = 3, 3.0  # calls before those that are looked at; fewer where they are long
+NAME = 100  # characters of a kernel's name
+
+
+def main(words: list[str]) -> int:
+    """See the head of this file."""
+    p = argparse.ArgumentParser(
+        "python -m bench profile", description=(__doc__ or "").split("\n")[0]
+    )
+    p.add_argument("rows", nargs="+", metavar="ROW", help="names or patterns")
+    p.add_argument("--device", choices=("cpu", "cuda"), help="CUDA where there is one")
+    p.add_argument("--quick", action="store_true", help="smaller sizes")
+    p.add_argument("--top", type=int, default=15, help="kernels to print")
+    options = p.parse_args(words)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [row for row in ROWS if any(fnmatchcase(row.name, name) for name in options.rows)]
+    if not rows:
+        print(f"bench: expected rows that --list names, found {options.rows}", file=sys.stderr)
+        return 2
+    for row in rows:
+        show(in_fresh_process(look, row, Setting.of(device, options.quick)), options.top)
+    return 0
+
+
+def look(row: Row, setting: Setting) -> dict[str, Any]:
+    """Seconds of a call, and of each kernel in it with how often it ran; one process."""
+    torch.manual_seed(0)
+    case = row.build(setting)
+    on_gpu = setting.device == "cuda"
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with contextlib.nullcontext() if case.trains else torch.no_grad():
+        began = time.perf_counter()
+        for _ in range(WARM_UP):
+            if time.perf_counter() - began < WARM_SECONDS:
+                seconds_of(case.ours, 1, setting)
+        wall = seconds_of(case.ours, 1, setting)
+        with profile(activities=kinds) as events:  # slows the launches: not what is timed
+            case.ours()
+            synchronize(setting)
+    kernels = []
+    for event in events.key_averages():
+        is_kernel = "CUDA" in str(event.device_type)
+        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if microseconds and is_kernel == on_gpu:
+            kernels.append((event.key, event.count, microseconds / 1e6))
+    kernels.sort(key=lambda kernel: -kernel[2])
+    return {"name": row.name, "wall": wall, "kernels": kernels}
+
+
+def show(facts: dict[str, Any], top: int) -> None:
+    """A table for one row."""
+    kernels = facts["kernels"]
+    busy, count = sum(k[2] for k in kernels), sum(k[1] for k in kernels)
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    wall = facts["wall"]
+    console.print(
+        f"{facts['name']}: {wall * 1e3:.2f} ms a call, {busy * 1e3:.2f} ms of {count:,} kernels, "
+        f"busy {busy / wall:.0%}"
+    )
+    table = Table("kernel", box=None)
+    for column in ("times", "ms", "share"):
+        table.add_column(column, justify="right")
+    for name, times, seconds in kernels[:top]:
+        share = f"{seconds / busy:.1%}"
+        table.add_row(escape(short(name)[:NAME]), f"{times:,}", f"{seconds * 1e3:.3f}", share)
+    console.print(table)
+
+
+def short(name: str) -> str:
+    """A kernel's name without what all of PyTorch's have in common."""
+    name = re.sub(r"\(anonymous namespace\)::|at::native::|at::|c10::|void |std::", "", name)
+    return re.sub(r"gpu_kernel_impl(_nocast)?<", "", name)
