@@ -86,11 +86,6 @@ class Stream(NamedTuple):
             a, b = _absorb(a, b, word if isinstance(word, Tensor) else torch.full_like(a, word))
         return Stream(a, b)
 
-    def each(self, counter: Tensor) -> "Stream":
-        """One counter further, another one at every place: int64, (*S) or (*S, n) as the result."""
-        a, b = (w.view(*w.shape, *([1] * (counter.ndim - w.ndim))) for w in self)
-        return Stream(*_absorb(a, b, counter))
-
     def uniform(self) -> Tensor:
         """float64 (*S) in the open interval (0, 1): middles of 2**32 equal cells."""
         return (self.second.double() + 0.5) * 2.0**-32

@@ -35,8 +35,8 @@ class ARSampler:
         self.cache = model.new_cache(num if schedule is None else 2 * num)
         self.codes = torch.zeros(num, self.length, dtype=torch.int64, device=device)
         self.previous = torch.zeros(num, dtype=torch.int64, device=device)
-        zeros = torch.zeros_like(self.previous)
-        self.noise = Stream(zeros, zeros.clone())
+        # of all positions at once: a dozen small kernels, which each step had to itself before
+        self.noise = Stream(torch.zeros_like(self.codes), torch.zeros_like(self.codes))
         progress = [progress_of(i, self.length) for i in range(self.length)]
         scales = [] if schedule is None else [schedule(p) for p in progress]
         self.scales = torch.tensor(scales, device=device)
@@ -47,7 +47,8 @@ class ARSampler:
 
     def __call__(self, noise: Stream, classes: Tensor | None) -> Tensor:
         """Codes int64 (num, length); classes (2 * num,) with guidance, its other half last."""
-        for own, given in zip(self.noise, noise):
+        places = torch.arange(self.length, device=self.codes.device)
+        for own, given in zip(self.noise, noise.at(places)):
             own.copy_(given)
         self.cache.position.zero_()
         # the first position is another step: it takes the class, and there is one of it
@@ -68,7 +69,8 @@ class ARSampler:
         logits = logits.float()
         if self.schedule is not None:
             logits = led(logits, self.scales[position])
-        gumbel = self.noise.at(position).gumbel_of(self.model.config.num_codes).squeeze(1)
+        here = Stream(*(word.index_select(1, position) for word in self.noise))
+        gumbel = here.gumbel_of(self.model.config.num_codes).squeeze(1)
         drawn = self.draw(logits, gumbel)
         self.previous.copy_(drawn)
         self.codes.index_copy_(1, position, drawn[:, None])

@@ -1,9 +1,9 @@
 """Drawing codes by iterative refinement (NAR; Sec. 3.1, MaskGIT's): a dozen passes over the grid.
 
 Each pass draws every masked position and fixes those the model is surest of, or those that come
-next in a given order (`halton`). Noise and draws are made where a position is masked, and nowhere
-else. D9: 12 steps, cosine schedule, choice temperature 4.5. On CUDA the passes are one captured
-graph, but for the first, which samples of one class share.
+next in a given order (`halton`). Codes are drawn where a position is masked, and nowhere else. D9:
+12 steps, cosine schedule, choice temperature 4.5. On CUDA the passes are one captured graph, but
+for the first, which samples of one class share.
 """
 
 import math
@@ -19,8 +19,8 @@ from semvq.kernels.capture import Captured
 
 # (codes (B, N), mask_code where masked; classes (B,) or None; progress) -> (B, N, K or more)
 Logits = Callable[[Tensor, Tensor | None, float], Tensor]
-# (scores (B, m, K), drawn codes (B, m), their positions (B, m), step, noise (B,)) -> (B, m)
-Sureness = Callable[[Tensor, Tensor, Tensor, int, Stream], Tensor]
+# (scores (B, m, K), drawn codes and their positions (B, m), step, Gumbel noise (B, m)) -> (B, m)
+Sureness = Callable[[Tensor, Tensor, Tensor, int, Tensor], Tensor]
 CHOICE_TEMPERATURE = 4.5  # D9
 
 
@@ -59,10 +59,9 @@ def by_confidence(choice_temperature: float, steps: int) -> Sureness:
         raise ValueError(f"choice_temperature: expected 0 or more, found {choice_temperature}")
 
     def sureness(
-        scores: Tensor, drawn: Tensor, positions: Tensor, step: int, noise: Stream
+        scores: Tensor, drawn: Tensor, positions: Tensor, step: int, chance: Tensor
     ) -> Tensor:
         log_p = scores.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-        chance = noise.at(step).each(positions).gumbel()
         return log_p + choice_temperature * (1 - step / steps) * chance
 
     return sureness
@@ -71,7 +70,7 @@ def by_confidence(choice_temperature: float, steps: int) -> Sureness:
 def in_order(order: Sequence[int], device: torch.device) -> Sureness:
     """Positions are fixed as a permutation of them says, e.g. `halton.halton_order`."""
     rank = torch.tensor(order, device=device).argsort().float()
-    return lambda scores, drawn, positions, step, noise: -rank[positions]
+    return lambda scores, drawn, positions, step, chance: -rank[positions]
 
 
 class NARSampler:
@@ -111,7 +110,8 @@ class NARSampler:
             return codes.clone()
         if num > 1:
             scores = self._first(row, num, classes)
-            codes, masked = self._fix(1, scores, codes, masked, plan, *streams)
+            first = self._noise(range(1, 2), codes.shape[1], *streams)[1]
+            codes, masked = self._fix(1, scores, codes, masked, plan, *first)
         values = [codes, masked, plan, *streams[0], *streams[1]]
         if classes is not None:
             values.append(classes)
@@ -133,18 +133,33 @@ class NARSampler:
         self, codes: Tensor, masked: Tensor, plan: Tensor,
         a: Tensor, b: Tensor, c: Tensor, d: Tensor, classes: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        streams = Stream(a, b), Stream(c, d)
         # a sample alone shares its first step with nobody
-        for step in range(1 if len(codes) == 1 else 2, self.steps + 1):
+        steps = range(1 if len(codes) == 1 else 2, self.steps + 1)
+        noise = self._noise(steps, codes.shape[1], Stream(a, b), Stream(c, d))
+        for step in steps:
             if not self.counts[step - 1]:
                 break
             scores = self.logits(codes, classes, progress_of(step - 1, self.steps))
-            codes, masked = self._fix(step, scores, codes, masked, plan, *streams)
+            codes, masked = self._fix(step, scores, codes, masked, plan, *noise[step])
         return codes
+
+    def _noise(
+        self, steps: range, length: int, code_noise: Stream, choice_noise: Stream
+    ) -> dict[int, tuple[Stream, Tensor]]:
+        """Of each step at every position (num, N): where the codes' noise begins; the choices'.
+
+        All at once: made in every step, a hundred small kernels.
+        """
+        device = code_noise.first.device
+        times = torch.arange(steps.start, steps.stop, device=device)
+        places = torch.arange(length, device=device)
+        first, second = (word.unbind(1) for word in code_noise.at(times).at(places))
+        chances = choice_noise.at(times).at(places).gumbel().unbind(1)
+        return {s: (Stream(a, b), c) for s, a, b, c in zip(steps, first, second, chances)}
 
     def _fix(
         self, step: int, scores: Tensor, codes: Tensor, masked: Tensor, plan: Tensor,
-        code_noise: Stream, choice_noise: Stream,
+        code_noise: Stream, chance: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Draw the masked positions, keep the surest: codes and mask (num, N) after a step."""
         # the masked positions of each sample, in their order; a few others fill up short rows
@@ -153,9 +168,10 @@ class NARSampler:
         open_here, codes_here = masked.gather(1, positions), codes.gather(1, positions)
         wanted = positions[..., None].expand(-1, -1, self.mask_code)
         scores = scores[..., : self.mask_code].gather(1, wanted).float()
-        gumbel = code_noise.at(step).each(positions).gumbel_of(self.mask_code)
+        here = Stream(*(word.gather(1, positions) for word in code_noise))
+        gumbel = here.gumbel_of(self.mask_code)
         drawn = torch.where(open_here, self.draw(scores, gumbel), codes_here)
-        sure = self.sureness(scores, drawn, positions, step, choice_noise)
+        sure = self.sureness(scores, drawn, positions, step, chance.gather(1, positions))
         stays = ranks(sure.masked_fill(~open_here, torch.inf)) < plan[:, step - 1 : step]
         fixed = torch.where(stays, self.mask_code, drawn)
         return codes.scatter(1, positions, fixed), masked.scatter(1, positions, stays)

@@ -5,15 +5,16 @@ its decoder has attention, and alpha is 0.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from semvq.backbones.vgg import VGG16Features
 from semvq.config import duration_in_images
 from semvq.data.images import (
     DataConfig,
@@ -29,12 +30,7 @@ from semvq.data.order import batches as read_batches
 from semvq.losses.perceptual import PerceptualConfig
 from semvq.metrics import psnr
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer
-from semvq.tokenizer.model import (
-    Tokenizer,
-    TokenizerConfig,
-    upgrade_decoder,
-    with_quantizer,
-)
+from semvq.tokenizer.model import Tokenizer, TokenizerConfig, upgrade_decoder, with_quantizer
 from semvq.tokenizer.usage import UsageCounter
 from semvq.training.adversary import AdversarialConfig, Adversary
 from semvq.training.identity import SPACE, UPSTREAM, Fact, image_facts, upstream_facts
@@ -181,6 +177,14 @@ class TokenizerTask(Task):
         with torch.no_grad():
             logs["psnr"] = psnr(reconstruction, images).mean()
         return self.config.l1_weight * l1 + perceptual, logs
+
+    def to_compile(self) -> Iterable[nn.Module]:
+        """The levels and VGG's convolutions: 7 % of a step at 256 px (`python -m bench.compiling`).
+
+        Not the discriminator, which R1 differentiates twice.
+        """
+        levels = *self.tokenizer.encoder.levels, *self.tokenizer.decoder.levels
+        return (*levels, *(m for m in self.perceptual.modules() if isinstance(m, VGG16Features)))
 
     def gauges(self) -> dict[str, float]:
         """Usage and perplexity of the codebook since the last log line."""
