@@ -180,13 +180,13 @@ def test_describe_reads_well(capsys):
     assert "for an estimate, give --device h100, h200," in page and "h200x8" in page
     assert "gflop_per_image" not in page and "images seen" in page
     page = output(capsys, "describe", "labelled64_phase1", "--device", "rtx4090")
-    assert re.search(r"time +1\.9 hours on 1 x NVIDIA RTX 4090", page)
+    assert re.search(r"time +85 min on 1 x NVIDIA RTX 4090", page)
     page = output(capsys, "describe", "labelled64_autoencoder", "--device", "rtx4090")
-    assert re.search(r"time +28 min on", page)
+    assert re.search(r"time +22 min on", page)
     page = output(capsys, "describe", "imagenet256_ar", "--device", "a100")
     assert re.search(r"time +10\.\d days on", page), page
     page = output(capsys, "describe", "imagenet256_phase1", "--device", "rtx4090x2")
-    assert re.search(r"memory of a GPU +97\.1 of 24 GB", page), page
+    assert re.search(r"memory of a GPU +95\.2 of 24 GB", page), page
     assert re.search(r"warning +does not fit into 24 GB; give", page), page
 
 

@@ -37,6 +37,7 @@ class ARSampler:
         self.previous = torch.zeros(num, dtype=torch.int64, device=device)
         # of all positions at once: a dozen small kernels, which each step had to itself before
         self.noise = Stream(torch.zeros_like(self.codes), torch.zeros_like(self.codes))
+        self.places = torch.arange(self.length, device=device)
         progress = [progress_of(i, self.length) for i in range(self.length)]
         scales = [] if schedule is None else [schedule(p) for p in progress]
         self.scales = torch.tensor(scales, device=device)
@@ -47,9 +48,8 @@ class ARSampler:
 
     def __call__(self, noise: Stream, classes: Tensor | None) -> Tensor:
         """Codes int64 (num, length); classes (2 * num,) with guidance, its other half last."""
-        places = torch.arange(self.length, device=self.codes.device)
-        for own, given in zip(self.noise, noise.at(places)):
-            own.copy_(given)
+        for own, words in zip(self.noise, noise.at(self.places)):
+            own.copy_(words)
         self.cache.position.zero_()
         # the first position is another step: it takes the class, and there is one of it
         self._draw_from(self.model.step(None, self.cache, classes))

@@ -150,9 +150,8 @@ class NARSampler:
 
         All at once: made in every step, a hundred small kernels.
         """
-        device = code_noise.first.device
-        times = torch.arange(steps.start, steps.stop, device=device)
-        places = torch.arange(length, device=device)
+        counters = torch.arange(max(steps.stop, length), device=code_noise.first.device)
+        times, places = counters[steps.start : steps.stop], counters[:length]
         first, second = (word.unbind(1) for word in code_noise.at(times).at(places))
         chances = choice_noise.at(times).at(places).gumbel().unbind(1)
         return {s: (Stream(a, b), c) for s, a, b, c in zip(steps, first, second, chances)}

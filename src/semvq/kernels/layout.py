@@ -29,6 +29,20 @@ def channels_last_on_cuda(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.is_cuda else x
 
 
+def halved(x: Tensor) -> Tensor:
+    """(B, C, H, W), sides even, to (B, C, H/2, W/2): means of 2x2."""
+    if x.is_cuda:
+        return halved_channels_last(x)
+    return F.avg_pool2d(x, 2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, 2H, 2W), each value four times, in the dtype of `x`."""
+    if x.is_cuda:
+        return doubled_channels_last(x)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 def doubled_channels_last(x: Tensor) -> Tensor:
     """(B, C, H, W) to (B, C, 2H, 2W), each value four times; the result is channels_last.
 

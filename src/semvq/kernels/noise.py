@@ -48,3 +48,12 @@ def gumbel(first: Tensor, second: Tensor, num_codes: int) -> Tensor:
     with torch.cuda.device_of(first):
         _gumbel[grid](first.contiguous(), second.contiguous(), out, num_codes, BLOCK=_BLOCK)
     return out
+
+
+def check(stream) -> None:
+    """ArithmeticError where the kernel's noise is not that of `Stream`."""
+    num_codes = _BLOCK + 6
+    plain = stream.at(torch.arange(num_codes, device=stream.first.device)).gumbel()
+    found = gumbel(*stream, num_codes)
+    if not torch.allclose(found, plain, rtol=1e-6, atol=1e-6):
+        raise ArithmeticError(f"noise off by {float((found - plain).abs().max()):g}")

@@ -7,10 +7,9 @@ extra residual blocks ("+Conv") or attention pairs ("+Attention").
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semvq.kernels.layout import channels_last_on_cuda, doubled_channels_last, halved_channels_last
+from semvq.kernels.layout import channels_last_on_cuda, doubled, halved
 from semvq.tokenizer.norm_silu import NormSiLU
 from semvq.tokenizer.regional import AttentionPair
 
@@ -63,20 +62,6 @@ class EncoderLevel(nn.Module):
         for block in self.blocks:
             x = block(x)
         return halved(x) if self.pool else x
-
-
-def halved(x: Tensor) -> Tensor:
-    """(B, C, H, W), sides even, to (B, C, H/2, W/2): means of 2x2."""
-    if x.is_cuda:
-        return halved_channels_last(x)
-    return F.avg_pool2d(x, 2)
-
-
-def doubled(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, 2H, 2W), each value four times, in the dtype of `x`."""
-    if x.is_cuda:
-        return doubled_channels_last(x)
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class DecoderLevel(nn.Module):

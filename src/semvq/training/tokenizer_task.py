@@ -183,8 +183,8 @@ class TokenizerTask(Task):
 
         Not the discriminator, which R1 differentiates twice.
         """
-        levels = *self.tokenizer.encoder.levels, *self.tokenizer.decoder.levels
-        return (*levels, *(m for m in self.perceptual.modules() if isinstance(m, VGG16Features)))
+        vggs = (m for m in self.perceptual.modules() if isinstance(m, VGG16Features))
+        return (*self.tokenizer.encoder.levels, *self.tokenizer.decoder.levels, *vggs)
 
     def gauges(self) -> dict[str, float]:
         """Usage and perplexity of the codebook since the last log line."""
