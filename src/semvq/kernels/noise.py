@@ -6,6 +6,8 @@ number of noise; here a number is made in registers and written once, as four by
 
 # mypy: allow-untyped-defs
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -50,10 +52,10 @@ def gumbel(first: Tensor, second: Tensor, num_codes: int) -> Tensor:
     return out
 
 
-def check(stream) -> None:
+def check(stream: Any) -> None:
     """ArithmeticError where the kernel's noise is not that of `Stream`."""
     num_codes = _BLOCK + 6
     plain = stream.at(torch.arange(num_codes, device=stream.first.device)).gumbel()
-    found = gumbel(*stream, num_codes)
+    found = gumbel(stream.first, stream.second, num_codes)
     if not torch.allclose(found, plain, rtol=1e-6, atol=1e-6):
         raise ArithmeticError(f"noise off by {float((found - plain).abs().max()):g}")
