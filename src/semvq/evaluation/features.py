@@ -26,7 +26,7 @@ from semvq.data.images import to_float
 from semvq.foreign_weights import read_inception_script, read_inception_torch
 
 # Images that go through a network at a time. Always as many, for the bits of a result depend on it;
-# a GPU gains by more of them: 1,151 images/s with 16, 1,623 with 64 (one H200, strict fp32).
+# a GPU gains by more of them (EXPERIMENTS.md, 2026-11-26, trials).
 CHUNK, CUDA_CHUNK = 32, 64
 CLASSIFIER_SIZE = 224
 

@@ -41,8 +41,9 @@ class LoopConfig(Config):
     ema_decay: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = False  # on CUDA: bitwise repeatable kernels, slower
-    # see `compile_parts`. On an H200, 24 x 768, batch 64: AR steps 840 -> 1,023 images/s, NAR steps
-    # 719 -> 890, by the blocks alone; what lies between two matrix products becomes one kernel
+    # see `compile_parts`: what lies between two matrix products becomes one kernel. On one H200 a
+    # tokenizer's step gains 7 % (`python -m bench.compiling`), a transformer's, by trials whose
+    # script was not kept, a fifth
     compile: Compile = "auto"
     log_every: str = "50 steps"
     evaluate_every: str = "5k steps"
