@@ -1,4 +1,4 @@
-"""What torch.compile gives a tokenizer's step, part by part: evidence for what `loop.compile` does.
+"""What torch.compile would give a tokenizer's step, part by part. `loop.compile` leaves it alone.
 
     python -m bench.compiling [patchgan|stylegan|phase2 …] [--device cpu|cuda] [--seconds 3]
 
@@ -44,6 +44,9 @@ def main() -> None:
     p.add_argument("--seconds", type=float, default=3.0, help="of timing per variant")
     p.add_argument("--quick", action="store_true", help="smaller sizes")
     options = p.parse_args()
+    for name in options.recipes:
+        if name not in RECIPES:
+            p.error(f"expected recipes among {', '.join(RECIPES)}, found {name}")
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     setting = Setting.of(device, options.quick)
     for name in options.recipes or RECIPES:
@@ -54,8 +57,6 @@ def main() -> None:
 
 def measure(name: str, variant: str, setting: Setting, seconds: float) -> str:
     """Images per second, and the seconds of the first cycle."""
-    # a backward pass may run twice over what a compiled one would overwrite
-    torch._functorch.config.donated_buffer = False
     recipe = RECIPES[name](setting)
     recipe = replace(recipe, loop=replace(recipe.loop, compile="on"))
     fabric, _ = start_engine(torch.device(setting.device), recipe.loop.precision)
@@ -77,7 +78,7 @@ def measure(name: str, variant: str, setting: Setting, seconds: float) -> str:
             synchronize(setting)
             times.append(time.perf_counter() - began)
     except Exception as error:  # a variant that cannot be compiled is a result too
-        return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        return f"{type(error).__name__}: {str(error)[:200]}"
     rate = size * CYCLE / statistics.median(times[1:])
     return f"{rate:.1f} images/s, first {CYCLE} steps {times[0]:.0f} s"
 

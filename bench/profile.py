@@ -2,8 +2,9 @@
 
     python -m bench profile ROW… [--device cpu|cuda] [--quick] [--top 15]
 
-"busy" is the share of the call's wall time in which a kernel ran; on CUDA the rest is waiting for
-launches. On a CPU the operators' own times stand in for kernels. Names are cut to one line.
+"busy" is the kernels' time over the wall time of a call without the profiler: where it is below
+100 %, kernels waited for launches; kernels that overlap count twice. On a CPU the operators' own
+times stand in for kernels. Names are cut to one line.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def look(row: Row, setting: Setting) -> dict[str, Any]:
     for event in events.key_averages():
         is_kernel = "CUDA" in str(event.device_type)
         microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if microseconds and is_kernel == on_gpu:
+        if microseconds and is_kernel == on_gpu and not event.is_user_annotation:
             kernels.append((event.key, event.count, microseconds / 1e6))
     kernels.sort(key=lambda kernel: -kernel[2])
     return {"name": row.name, "wall": wall, "kernels": kernels}

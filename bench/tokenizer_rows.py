@@ -81,8 +81,8 @@ def step(setting: Setting, make: Callable[[Setting], Recipe]) -> Case:
     lazy = config.adversarial.r1_weight > 0
     number = config.adversarial.r1_every if lazy else setting.pick(4, 1, 1, 2)
 
-    # Adam's first move is each gradient's sign: in bf16 rounding decides many, and the second step
-    # of two versions of one network is a tenth apart. In fp32 that one is compared too.
+    # Adam's first move is each gradient's sign: in bf16 rounding decides many, and the second steps
+    # of two versions part (a tenth at toy size, on a CPU). In fp32 that one is compared too.
     compared = 2 if setting.precision == "fp32" else 1
 
     def ours() -> Tensor:

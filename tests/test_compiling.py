@@ -1,13 +1,9 @@
 """Compiled parts: the same steps, one compilation for all blocks, none outside of the steps."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from bench.case import Setting
-from bench.tasks import open_tokenizer_task, phase1, phase2
-from bench.training import Steps
 from torch import nn
 
 from semvq.config import from_dict, to_dict
@@ -16,7 +12,6 @@ from semvq.generators.base import Generator
 from semvq.generators.nar import NARConfig
 from semvq.kernels import compiling
 from semvq.kernels.compiling import compile_parts, eager
-from semvq.training.distributed import start_engine
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import WeightAverage
 from tests.toy import loop
@@ -176,21 +171,3 @@ def test_a_run_that_knew_nothing_of_it_is_the_same_run():
     recorded = to_dict(loop())
     del recorded["compile"]
     assert from_dict(LoopConfig, recorded) == loop() != replace(loop(), compile="off")
-
-
-@pytest.mark.parametrize("recipe_of", [partial(phase1, gan="patchgan"), phase2])
-def test_a_tokenizers_steps_are_the_same_with_r1_and_the_adaptive_weight(recipe_of, backend):
-    toy = Setting("cpu", "toy", "fp32")
-    recipe = recipe_of(toy)
-    fabric, _ = start_engine(CPU)
-    size, side = recipe.loop.batch_size, recipe.task.tokenizer.resolution
-    pixels = toy.integers(256, size, 3, side, side).to(torch.uint8)
-    found = []
-    for mode in ("off", "auto"):
-        torch.manual_seed(0)
-        task = open_tokenizer_task(toy, recipe)
-        compile_parts(task.to_compile(), mode, CUDA, pytest.fail)
-        steps = Steps(fabric, task, replace(recipe.loop, compile="off"))
-        found.append(torch.stack([steps.step({"image": pixels}) for _ in range(2)]))
-    assert backend.graphs >= len(task.tokenizer.encoder.levels)
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)

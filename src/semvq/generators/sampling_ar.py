@@ -35,7 +35,7 @@ class ARSampler:
         self.cache = model.new_cache(num if schedule is None else 2 * num)
         self.codes = torch.zeros(num, self.length, dtype=torch.int64, device=device)
         self.previous = torch.zeros(num, dtype=torch.int64, device=device)
-        # of all positions at once: a dozen small kernels, which each step had to itself before
+        # of all positions: two dozen small kernels once, not at every step
         self.noise = Stream(torch.zeros_like(self.codes), torch.zeros_like(self.codes))
         self.places = torch.arange(self.length, device=device)
         progress = [progress_of(i, self.length) for i in range(self.length)]

@@ -134,11 +134,9 @@ class NARSampler:
         a: Tensor, b: Tensor, c: Tensor, d: Tensor, classes: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         # a sample alone shares its first step with nobody
-        steps = range(1 if len(codes) == 1 else 2, self.steps + 1)
+        steps = range(1 if len(codes) == 1 else 2, 1 + sum(n > 0 for n in self.counts))
         noise = self._noise(steps, codes.shape[1], Stream(a, b), Stream(c, d))
         for step in steps:
-            if not self.counts[step - 1]:
-                break
             scores = self.logits(codes, classes, progress_of(step - 1, self.steps))
             codes, masked = self._fix(step, scores, codes, masked, plan, *noise[step])
         return codes

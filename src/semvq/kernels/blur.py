@@ -2,8 +2,8 @@
 
 Two products with matrices that are zero but for a band: more arithmetic, all of it on tensor
 cores, and as easy to differentiate twice. On one H200 a step of phase 1 with the StyleGAN2-type
-discriminator, which blurs by depthwise convolutions elsewhere, went from 41 to 162 images/s
-(EXPERIMENTS.md, 2026-11-27).
+discriminator, which blurs by depthwise convolutions elsewhere, went from 41 to 162 images/s,
+batch 32 for 16 included (EXPERIMENTS.md, 2026-11-27).
 """
 
 import functools

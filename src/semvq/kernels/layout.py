@@ -55,7 +55,7 @@ def doubled_channels_last(x: Tensor) -> Tensor:
 
 
 def halved_channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H/2, W/2) by means of 2x2; sides even, one derivative."""
+    """(B, C, H, W), sides even, to (B, C, H/2, W/2), means; the gradient is channels_last."""
     return _Halved.apply(x)
 
 

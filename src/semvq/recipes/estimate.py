@@ -52,9 +52,9 @@ class Step:
 
 MEASURED_ON = DEVICES["h200"]
 # Rows of `python -m bench --device cuda` on one H200, torch 2.11, bf16, at the paper's sizes:
-# EXPERIMENTS.md, "One H200: every stage". Matrix products in bf16 did 787 TFLOP/s there; shares
-# are of the data sheet's 989.4 all the same, as other devices have only theirs. A row measured
-# anew brings its rate and peak here; a test recounts the other columns.
+# EXPERIMENTS.md, "One H200: every stage" and, for tokenizers, "One H200 again". Matrix products in
+# bf16 did 787 TFLOP/s there; shares are of the data sheet's 989.4 all the same, as other devices
+# have only theirs. A row measured anew brings its rate and peak here; a test recounts the others.
 MEASURED: Mapping[str, Step] = {
     "step-ar": Step(1291, 128, 21_571, 659, 276.623, 0, 81_068_032),
     "step-nar": Step(1043, 128, 23_068, 658, 278.665, 0, 81_516_288),

@@ -41,7 +41,6 @@ LOOP = LoopConfig(  # the transformers' length; the tokenizer's stages have thei
     log_every="2% of the run",
     evaluate_every="25% of the run",
     save_every="10% of the run",
-    compile="off",  # on a GPU a stage is over sooner than it is compiled
 )
 
 

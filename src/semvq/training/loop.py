@@ -41,9 +41,8 @@ class LoopConfig(Config):
     ema_decay: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = False  # on CUDA: bitwise repeatable kernels, slower
-    # see `compile_parts`: what lies between two matrix products becomes one kernel. On one H200 a
-    # tokenizer's step gains 7 % (`python -m bench.compiling`), a transformer's, by trials whose
-    # script was not kept, a fifth
+    # see `compile_parts`: what lies between two matrix products becomes one kernel. A transformer's
+    # step gained a fifth on one H200, by trials whose script was not kept
     compile: Compile = "auto"
     log_every: str = "50 steps"
     evaluate_every: str = "5k steps"

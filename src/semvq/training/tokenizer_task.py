@@ -5,16 +5,15 @@ its decoder has attention, and alpha is 0.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from semvq.backbones.vgg import VGG16Features
 from semvq.config import duration_in_images
 from semvq.data.images import (
     DataConfig,
@@ -177,14 +176,6 @@ class TokenizerTask(Task):
         with torch.no_grad():
             logs["psnr"] = psnr(reconstruction, images).mean()
         return self.config.l1_weight * l1 + perceptual, logs
-
-    def to_compile(self) -> Iterable[nn.Module]:
-        """The levels and VGG's convolutions: 7 % of a step at 256 px (`python -m bench.compiling`).
-
-        Not the discriminator, which R1 differentiates twice.
-        """
-        vggs = (m for m in self.perceptual.modules() if isinstance(m, VGG16Features))
-        return (*self.tokenizer.encoder.levels, *self.tokenizer.decoder.levels, *vggs)
 
     def gauges(self) -> dict[str, float]:
         """Usage and perplexity of the codebook since the last log line."""
