@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from bench.case import Setting
 from bench.code_rows import inputs
 from bench.measure import seconds_of
-from bench.table import WIDTH, digits
+from bench.table import digits, wide_console
 from bench.tasks import generator, generator_config, tokenizer
 from semvq.tokenizer.nearest import nearest_code
 
@@ -112,8 +111,7 @@ def main(words: list[str]) -> int:
     for curve in found:
         points = ", ".join(f"{x}: {digits(1e3 * s)}" for x, s in curve["points"])
         table.add_row(curve["name"], curve["against"], f"{curve['exponent']:.2f}", points)
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    wide_console().print(table)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0

@@ -16,7 +16,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
@@ -24,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.case import Row, Setting
 from bench.measure import in_fresh_process, seconds_of, synchronize
 from bench.rows import ROWS
-from bench.table import WIDTH
+from bench.table import wide_console
 
 WARM_UP, WARM_SECONDS = 3, 3.0  # calls before those that are looked at; fewer where they are long
 NAME = 100  # characters of a kernel's name
@@ -79,7 +78,7 @@ def show(facts: dict[str, Any], top: int) -> None:
     """A table for one row."""
     kernels = facts["kernels"]
     busy, count = sum(k[2] for k in kernels), sum(k[1] for k in kernels)
-    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    console = wide_console()
     wall = facts["wall"]
     console.print(
         f"{facts['name']}: {wall * 1e3:.2f} ms a call, {busy * 1e3:.2f} ms of {count:,} kernels, "

@@ -24,11 +24,15 @@ def with_floor(row: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
     return row
 
 
+def wide_console() -> Console:
+    """As wide as the terminal, or wide enough for a table where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
 def print_table(facts: dict[str, Any]) -> None:
     """All rows, with where they were measured above them and what failed below."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    console = wide_console()
     console.print(
         f"{facts['device']}, {facts['dtype']}, {facts['scale']} sizes, {facts['threads']} "
         f"thread(s), torch {facts['torch']}, commit {facts['commit']}, {facts['date']}"
