@@ -53,7 +53,10 @@ class InceptionV3(nn.Module):
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"expected uint8 images (B, 3, H, W), found {found}")
         x = (resize_tf1(images.float(), SIZE) - 128) / 128
-        x = self.layers(x.contiguous(memory_format=torch.channels_last))
+        # cuDNN's fp32 convolutions work on planes: of channels_last each would make a copy
+        planes = x.is_cuda and not torch.is_autocast_enabled("cuda")
+        layout = torch.contiguous_format if planes else torch.channels_last
+        x = self.layers(x.contiguous(memory_format=layout))
         return x.float().mean((2, 3))  # in fast mode too: bf16 would round each sum
 
     def logits(self, features: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ of 24 blocks of width 768 at position 127 in bfloat16, microseconds:
 # mypy: allow-untyped-defs
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,6 +27,7 @@ from torch import Tensor
 
 Norm = tuple[Tensor, Tensor, float]  # weight, bias and eps of a LayerNorm
 
+_LINE = 64  # numbers of half precision in a line of the cache
 _WEIGHTS = 4096  # of a dense layer that a program of `few_rows` holds, 32 for each of its threads
 _EARLY = hasattr(tl.extra.cuda, "gdc_wait")  # whether Triton knows of early starts
 
@@ -44,6 +45,15 @@ def _wait(EARLY: tl.constexpr):
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def _fetch(places):
+    """Into the cache; nothing waits for it."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places.to(tl.int64)],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -118,7 +128,7 @@ def few_rows(
 def _linear(
     x, weight, bias, out, M, N, K: tl.constexpr, STEPS: tl.constexpr, EVEN: tl.constexpr,
     GELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    EARLY: tl.constexpr,
+    LINES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """out[split] (M, N): act(x @ weight.T + bias), or the part of it over some of K."""
     rows = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -126,6 +136,9 @@ def _linear(
     split = tl.program_id(2)
     lane = split * (STEPS * BLOCK_K) + tl.arange(0, BLOCK_K)
     in_m, in_n = rows < M, columns < N
+    if EARLY and LINES:
+        line = tl.minimum(split * (STEPS * BLOCK_K) + tl.arange(0, LINES) * 64, K - 64)
+        _fetch(weight + tl.minimum(columns, N - 1)[:, None] * K + line[None, :])
     x += rows[:, None] * K + lane[None, :]
     weight += columns[None, :] * K + lane[:, None]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
@@ -156,18 +169,42 @@ def linear(
     be added up (`add_norm` does); in fp32 then, and without GELU.
     """
     assert splits == 1 or not gelu
-    (num, width), wide = x.shape, len(weight)
-    block_m, block_n, block_k = 16 if num <= 16 else 64, 32, 64
-    steps = triton.cdiv(width, splits * block_k)
+    (num, width), wide, tile = x.shape, len(weight), tile_of(len(x))
+    steps = triton.cdiv(width, splits * tile.depth)
     out = x.new_empty(splits, num, wide, dtype=torch.float32 if splits > 1 else x.dtype)
-    grid = triton.cdiv(wide, block_n), triton.cdiv(num, block_m), splits
+    grid = triton.cdiv(wide, tile.columns), triton.cdiv(num, tile.rows), splits
+    lines = (
+        triton.next_power_of_2(triton.cdiv(steps * tile.depth, _LINE))
+        if tile.fetch and width >= _LINE
+        else 0
+    )
     with torch.cuda.device_of(x):
         _linear[grid](
             x, weight, bias, out, num, wide, width, STEPS=steps,
-            EVEN=width == steps * splits * block_k, GELU=gelu, BLOCK_M=block_m, BLOCK_N=block_n,
-            BLOCK_K=block_k, num_warps=4, num_stages=6, **_launch(x.device),
+            EVEN=width == steps * splits * tile.depth, GELU=gelu, BLOCK_M=tile.rows,
+            BLOCK_N=tile.columns, BLOCK_K=tile.depth, LINES=lines,
+            num_warps=tile.warps, num_stages=tile.stages, **_launch(x.device),
         )  # fmt: skip
     return out
+
+
+class Tile(NamedTuple):
+    """What a program of `_linear` makes, and `depth` of the sum at a time.
+
+    `fetch`: the weights are asked for before the kernel before this one has ended.
+    """
+
+    rows: int
+    columns: int
+    depth: int = 64
+    warps: int = 4
+    stages: int = 6
+    fetch: bool = False
+
+
+def tile_of(num: int) -> Tile:
+    """For `num` rows; measured, see the head of this file."""
+    return Tile(16 if num <= 16 else 64, 32)
 
 
 @triton.jit
@@ -199,10 +236,10 @@ def add_norm(x: Tensor, parts: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     return added, normed
 
 
-def norm_of_sum(x: Tensor, y: Tensor, norm: Norm) -> Tensor:
-    """LayerNorm of x + y, all (M, N)."""
+def norm_of_sum(x: Tensor, parts: Tensor, norm: Norm) -> Tensor:
+    """LayerNorm of x + parts.sum(0): x (M, N), parts (splits, M, N)."""
     normed = torch.empty_like(x)
-    _launch_add_norm(x, y[None], norm, normed, normed, keep=False)
+    _launch_add_norm(x, parts, norm, normed, normed, keep=False)
     return normed
 
 

@@ -38,7 +38,7 @@ def add_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> Tensor:
     width = x.shape[-1]
     # reshape alone may leave gaps between rows, such as those of a part of wider ones
     rows, others = (t.reshape(-1, width).contiguous() for t in (x, y))
-    return kernels.norm_of_sum(rows, others, _parts(norm)).view(x.shape)
+    return kernels.norm_of_sum(rows, others[None], _parts(norm)).view(x.shape)
 
 
 def step(model: Model, x: Tensor, cache: Cache) -> Tensor:
