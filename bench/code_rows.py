@@ -59,6 +59,7 @@ def with_entropy(setting: Setting, num_codes: int) -> Case:
         quantizer.codebook.copy_(codebook)
     side = 8
     shaped = rows.view(-1, side, side, rows.shape[1]).permute(0, 3, 1, 2).contiguous()
+    shaped = shaped.to(setting.dtype)  # as an encoder would give them
     shaped.requires_grad_(True)
     copied = codebook.clone().requires_grad_(True)
 

@@ -39,7 +39,7 @@ Changes = dict[str, Any]  # names of `decoding` or `sampling`, and what stands i
 VARIANTS: dict[str, Changes] = {
     "PyTorch's dense layers": {"FEW_ROWS": NONE, "SOME_ROWS": NONE},
     "`linear` for all rows": {"FEW_ROWS": NONE, "SOME_ROWS": ALL},
-    "no early starts": {"_launch": lambda device: {"EARLY": False}},
+    "no early starts": {"launch": lambda device: {"EARLY": False}},
     "the library's choice": {},
 }
 
@@ -134,7 +134,7 @@ def _linear(layer: nn.Linear, x: Tensor, gelu: bool, splits: int) -> Tensor:
     return decoding.linear(x, layer.weight, layer.bias, gelu=gelu, splits=splits)
 
 
-def _always(tile: Tile, num: int) -> Tile:
+def _always(tile: Tile, num: int, depth: int) -> Tile:
     return tile
 
 
@@ -150,7 +150,7 @@ def tiles_for(num: int) -> list[Tile]:
     shapes = ((16, 64, 4, 6), (16, 128, 4, 4), (32, 64, 4, 6), (32, 128, 4, 4), (64, 64, 4, 4))
     if num > 64:
         shapes = ((32, 64, 4, 5), (64, 64, 4, 4), (64, 64, 8, 4), (64, 128, 8, 3), (128, 64, 8, 4))
-    return [Tile(rows, *shape, fetch=True) for rows in heights for shape in shapes]
+    return [Tile(rows, *shape) for rows in heights for shape in shapes]
 
 
 def splits_for(layer: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from semvq.generators.ar import ARConfig
 from semvq.generators.noise import Noise
-from semvq.kernels import decoding, noise, sampling
+from semvq.kernels import attending, decoding, noise, sampling
 from tests.interpreter import print_outcomes
 
 FLOAT, HALF = torch.float32, torch.float16  # the interpreter multiplies no matrices of bfloat16
@@ -84,7 +84,7 @@ def attention(device: str, dtype: torch.dtype, position: int, width: int) -> Non
     memory[..., position:, :] = torch.nan  # what was not written yet must not be read
     qkv = torch.randn(num, 3 * heads * width).to(device, dtype)
     at = torch.tensor([position], device=device)
-    found = decoding.attend(qkv, memory, at)
+    found = attending.attend(qkv, memory, at)
     q, k, v = qkv.view(num, 3, heads, width).unbind(1)
     assert torch.equal(memory[0, :, :, position], k) and torch.equal(memory[1, :, :, position], v)
     keys, values = memory[..., : position + 1, :].double()
@@ -143,6 +143,7 @@ for dtype in (FLOAT, HALF, *([torch.bfloat16] if torch.cuda.is_available() else 
         ((70, 96, 48), "alone"),
         ((130, 64, 80), "gelu"),
         ((66, 300, 80), "split"),
+        ((65, 520, 80), "alone"),  # many rows, and a sum long enough for the large tile
         ((2, 384, 40), "split"),
         ((3, 70, 80), "gelu residual"),
     ) * (dtype != FLOAT):

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from semvq.losses import codebook as module
 from semvq.losses.codebook import distance_scale, distances, soft_usage, usage_entropy
+from semvq.tokenizer.quantize import VectorQuantizerConfig
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -87,3 +88,42 @@ def test_memory_is_bounded_on_a_gpu(distance):
     torch.cuda.reset_peak_memory_stats()
     usage_entropy(soft_usage(rows, codes, distance, 10.0)).backward()
     assert torch.cuda.max_memory_allocated() - before < 2 * 2**30
+
+
+def quantizer_gradients(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the usage entropy, with respect to latents and codes."""
+    quantizer = VectorQuantizerConfig(num_codes=300, code_dim=64).build().to(latents.device)
+    with torch.no_grad():
+        quantizer.codebook.copy_(normal(300, 64, seed=1))
+    latents = latents.clone().requires_grad_()
+    loss = quantizer.train()(latents).losses["entropy"]
+    one, two = torch.autograd.grad(loss, (latents, quantizer.codebook))
+    return one.float(), two
+
+
+@pytest.mark.parametrize("half, expected", [(False, "highest"), (True, "high")])
+def test_products_of_both_passes_go_by_the_latents(half, expected, monkeypatch):
+    seen = []
+    shares = module._Softmax.shares
+
+    def watched(self, rows):
+        seen.append(torch.get_float32_matmul_precision())
+        return shares(self, rows)
+
+    monkeypatch.setattr(module._Softmax, "shares", watched)
+    quantizer_gradients(normal(2, 64, 4, 4).to(torch.bfloat16 if half else torch.float32))
+    assert seen == [expected, expected]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_tf32_is_closer_than_the_latents_are():
+    latents = normal(4, 64, 16, 16).cuda()
+    rounded = latents.bfloat16()
+    exact = quantizer_gradients(rounded.float())
+    for found, same, other in zip(
+        quantizer_gradients(rounded), exact, quantizer_gradients(latents)
+    ):
+        error, rounding = ((x - same).norm() / same.norm() for x in (found, other))
+        assert 0 < error < rounding / 2, (error, rounding)

@@ -24,6 +24,7 @@ from semvq.backbones.vgg import VGG16Features
 from semvq.config import unknown
 from semvq.data.images import to_float
 from semvq.foreign_weights import read_inception_script, read_inception_torch
+from semvq.kernels.precision import fp32_products
 
 # Images that go through a network at a time. Always as many, for the bits of a result depend on it;
 # a GPU gains by more of them (EXPERIMENTS.md, 2026-11-26, trials).
@@ -88,19 +89,14 @@ class FeatureNet:
 
 @contextlib.contextmanager
 def strict_fp32() -> Iterator[None]:
-    """Inside, nothing is rounded to TF32, and cuDNN's kernels are the deterministic ones.
-
-    Whatever a program has set with `torch.set_float32_matmul_precision` holds again afterwards.
-    """
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(
+    """Inside, nothing is rounded to TF32, and cuDNN's kernels are the deterministic ones."""
+    with (
+        fp32_products("highest"),
+        torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
+        ),
+    ):
+        yield
 
 
 def load_network(name: str, device: torch.device, file: Path | None = None) -> FeatureNet:

@@ -59,4 +59,6 @@ def draw(
 
 def ranks(values: Tensor) -> Tensor:
     """Rank of each value in its row, (..., N) to int64 (..., N); the smallest has rank 0."""
-    return values.argsort(dim=-1, stable=True).argsort(dim=-1)
+    order = values.argsort(dim=-1, stable=True)
+    places = torch.arange(values.shape[-1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, places)

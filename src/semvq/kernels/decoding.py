@@ -33,14 +33,14 @@ _EARLY = hasattr(tl.extra.cuda, "gdc_wait")  # whether Triton knows of early sta
 
 
 @functools.cache
-def _launch(device: torch.device) -> dict[str, Any]:
+def launch(device: torch.device) -> dict[str, Any]:
     """How kernels are launched here: with early starts on cards that know them (Hopper on)."""
     early = _EARLY and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
     return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
 
 
 @triton.jit
-def _wait(EARLY: tl.constexpr):
+def wait(EARLY: tl.constexpr):
     """Until all before has ended; the next kernel may start now, and will wait in its turn."""
     if EARLY:
         tl.extra.cuda.gdc_wait()
@@ -84,7 +84,7 @@ def _few_rows(
     if NORM:
         g = tl.load(gain + lane, mask=in_k, other=0).to(tl.float32)
         s = tl.load(shift + lane, mask=in_k, other=0).to(tl.float32)
-    _wait(EARLY)
+    wait(EARLY)
     for row in tl.static_range(ROWS):
         v = tl.load(x + row * K + lane, mask=in_k, other=0).to(tl.float32)
         if NORM:
@@ -119,7 +119,7 @@ def few_rows(
         _few_rows[(triton.cdiv(wide, columns),)](
             x, gain, shift, weight, bias, x if residual is None else residual, out, wide, width,
             eps, NORM=norm is not None, GELU=gelu, ADD=residual is not None, ROWS=num,
-            PADDED=padded, BLOCK_N=columns, num_warps=4, **_launch(x.device),
+            PADDED=padded, BLOCK_N=columns, num_warps=4, **launch(x.device),
         )  # fmt: skip
     return out
 
@@ -142,7 +142,7 @@ def _linear(
     x += rows[:, None] * K + lane[None, :]
     weight += columns[None, :] * K + lane[:, None]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    _wait(EARLY)
+    wait(EARLY)
     for i in range(STEPS):
         in_k = lane + i * BLOCK_K < K
         if EVEN:  # nothing to hide, and whole vectors are read
@@ -169,42 +169,37 @@ def linear(
     be added up (`add_norm` does); in fp32 then, and without GELU.
     """
     assert splits == 1 or not gelu
-    (num, width), wide, tile = x.shape, len(weight), tile_of(len(x))
+    (num, width), wide = x.shape, len(weight)
+    tile = tile_of(num, width // splits)
     steps = triton.cdiv(width, splits * tile.depth)
     out = x.new_empty(splits, num, wide, dtype=torch.float32 if splits > 1 else x.dtype)
     grid = triton.cdiv(wide, tile.columns), triton.cdiv(num, tile.rows), splits
-    lines = (
-        triton.next_power_of_2(triton.cdiv(steps * tile.depth, _LINE))
-        if tile.fetch and width >= _LINE
-        else 0
-    )
+    lines = triton.next_power_of_2(triton.cdiv(steps * tile.depth, _LINE)) * (width >= _LINE)
     with torch.cuda.device_of(x):
         _linear[grid](
             x, weight, bias, out, num, wide, width, STEPS=steps,
             EVEN=width == steps * splits * tile.depth, GELU=gelu, BLOCK_M=tile.rows,
             BLOCK_N=tile.columns, BLOCK_K=tile.depth, LINES=lines,
-            num_warps=tile.warps, num_stages=tile.stages, **_launch(x.device),
+            num_warps=tile.warps, num_stages=tile.stages, **launch(x.device),
         )  # fmt: skip
     return out
 
 
 class Tile(NamedTuple):
-    """What a program of `_linear` makes, and `depth` of the sum at a time.
-
-    `fetch`: the weights are asked for before the kernel before this one has ended.
-    """
+    """What a program of `_linear` makes, and `depth` of the sum at a time."""
 
     rows: int
     columns: int
     depth: int = 64
     warps: int = 4
     stages: int = 6
-    fetch: bool = False
 
 
-def tile_of(num: int) -> Tile:
-    """For `num` rows; measured, see the head of this file."""
-    return Tile(16 if num <= 16 else 64, 32)
+def tile_of(num: int, depth: int) -> Tile:
+    """For `num` rows and sums of `depth` numbers; measured by `python -m bench.kernels tiles`."""
+    if num <= 64:
+        return Tile(16 if num <= 16 else 64, 32)
+    return Tile(128, 64, warps=8, stages=4) if depth >= 512 else Tile(64, 64, stages=4)
 
 
 @triton.jit
@@ -217,7 +212,7 @@ def _add_norm(
     inside = lane < N
     g = tl.load(gain + lane, mask=inside, other=0).to(tl.float32)
     s = tl.load(shift + lane, mask=inside, other=0).to(tl.float32)
-    _wait(EARLY)
+    wait(EARLY)
     place = tl.program_id(0).to(tl.int64) * N + lane
     total = tl.load(x + place, mask=inside, other=0).to(tl.float32)
     for split in tl.static_range(SPLITS):
@@ -250,76 +245,5 @@ def _launch_add_norm(
     with torch.cuda.device_of(x):
         _add_norm[(num,)](
             x, parts, gain, shift, added, normed, num, wide, eps, KEEP=keep, SPLITS=len(parts),
-            PADDED=triton.next_power_of_2(wide), num_warps=4, **_launch(x.device),
+            PADDED=triton.next_power_of_2(wide), num_warps=4, **launch(x.device),
         )  # fmt: skip
-
-
-@triton.jit
-def _attend(
-    qkv, keys, values, out, position, length, heads, scale,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """One head of one sample: store its new key and value, look at all up to them.
-
-    Every place of a tile has a softmax of its own, and they are joined at the end: inside the loop
-    threads exchange nothing but the sum of a score. TILE positions are read at once, and the next
-    ones are on their way meanwhile.
-    """
-    sample, head = tl.program_id(0) // heads, tl.program_id(0) % heads
-    lane, row = tl.arange(0, PADDED), tl.arange(0, TILE)
-    inside = lane < WIDTH
-    _wait(EARLY)
-    here = tl.load(position)
-    new = qkv + (sample * 3 * heads + head).to(tl.int64) * WIDTH + lane
-    q = tl.load(new, mask=inside, other=0).to(tl.float32) * scale
-    k = tl.load(new + heads * WIDTH, mask=inside, other=0)
-    v = tl.load(new + 2 * heads * WIDTH, mask=inside, other=0)
-    start = tl.program_id(0).to(tl.int64) * length * WIDTH
-    tl.store(keys + start + here * WIDTH + lane, k, mask=inside)
-    tl.store(values + start + here * WIDTH + lane, v, mask=inside)
-    most = tl.full([TILE], -1e30, tl.float32)
-    mass = tl.zeros([TILE], tl.float32)
-    mixed = tl.zeros([TILE, PADDED], tl.float32)
-    place = start + row[:, None] * WIDTH + lane[None, :]
-    mask = (row < here)[:, None] & inside[None, :]
-    k_tile = tl.load(keys + place, mask=mask, other=0)
-    v_tile = tl.load(values + place, mask=mask, other=0)
-    for first in range(0, here, TILE):
-        place += TILE * WIDTH
-        mask = (first + TILE + row < here)[:, None] & inside[None, :]
-        k_next = tl.load(keys + place, mask=mask, other=0)
-        v_next = tl.load(values + place, mask=mask, other=0)
-        score = tl.sum(k_tile.to(tl.float32) * q[None, :], 1)
-        score = tl.where(first + row < here, score, -float("inf"))
-        higher = tl.maximum(most, score)
-        share, fade = tl.exp(score - higher), tl.exp(most - higher)
-        mass = mass * fade + share
-        mixed = mixed * fade[:, None] + share[:, None] * v_tile.to(tl.float32)
-        most, k_tile, v_tile = higher, k_next, v_next
-    # the newest position comes from registers: what was stored above may not be there yet
-    own = tl.sum(q * k.to(tl.float32), 0)
-    highest = tl.maximum(tl.max(most, 0), own)
-    fade, share = tl.exp(most - highest), tl.exp(own - highest)
-    total = tl.sum(mass * fade, 0) + share
-    found = (tl.sum(mixed * fade[:, None], 0) + share * v.to(tl.float32)) / total
-    to = out + tl.program_id(0).to(tl.int64) * WIDTH + lane
-    tl.store(to, found.to(out.dtype.element_ty), mask=inside)
-
-
-def attend(qkv: Tensor, memory: Tensor, position: Tensor) -> Tensor:
-    """Attention of a new position, (B, width) from `qkv` (B, 3 * width).
-
-    `memory` (2, B, heads, length, d) holds keys and values; those of this position, int64 (1,),
-    are stored there.
-    """
-    _, num, heads, length, width = memory.shape
-    out = qkv.new_empty(num, heads * width)
-    # one program has to be quick where there are few; many of them had better be small
-    tile, warps = (128, 8) if num <= 2 else (32, 2) if num <= 64 else (16, 1)
-    with torch.cuda.device_of(qkv):
-        _attend[(num * heads,)](
-            qkv, memory[0], memory[1], out, position, length, heads, width**-0.5, WIDTH=width,
-            PADDED=triton.next_power_of_2(width), TILE=tile, num_warps=warps,
-            **_launch(qkv.device),
-        )  # fmt: skip
-    return out

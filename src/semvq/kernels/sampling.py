@@ -17,7 +17,7 @@ Block = Any  # a PreNormBlock
 Cache = Any  # a KVCache
 
 # Rows up to which a kernel beats cuBLAS and separate layers; measured, see `kernels.decoding`.
-FEW_ROWS, SOME_ROWS = 2, 64
+FEW_ROWS, SOME_ROWS = 2, 256
 
 
 def serve(x: Tensor) -> bool:
@@ -62,11 +62,12 @@ def step(model: Model, x: Tensor, cache: Cache) -> Tensor:
 def _few_rows(block: Block, x: Tensor, cache: Cache, layer: int) -> Tensor:
     """A block in five launches, each of which makes its norm itself."""
     from semvq.kernels import decoding as kernels
+    from semvq.kernels.attending import attend
 
     attention, (first, _, second) = block.attention, block.mlp
     norm = _parts(block.attention_norm)
     qkv = kernels.few_rows(x, attention.qkv.weight, attention.qkv.bias, norm=norm)
-    mixed = kernels.attend(qkv, cache.memory[layer], cache.position)
+    mixed = attend(qkv, cache.memory[layer], cache.position)
     x = kernels.few_rows(mixed, attention.proj.weight, attention.proj.bias, residual=x)
     norm = _parts(block.mlp_norm)
     hidden = kernels.few_rows(x, first.weight, first.bias, norm=norm, gelu=True)
@@ -83,10 +84,11 @@ def _rows(
 ) -> tuple[Tensor, Tensor]:
     """A block in seven launches, from its normed input to that of the next."""
     from semvq.kernels import decoding as kernels
+    from semvq.kernels.attending import attend
 
     attention, (first, _, second) = block.attention, block.mlp
     qkv = _linear(normed, attention.qkv)[0]
-    mixed = kernels.attend(qkv, cache.memory[layer], cache.position)
+    mixed = attend(qkv, cache.memory[layer], cache.position)
     x, normed = kernels.add_norm(x, _linear(mixed, attention.proj, 2), _parts(block.mlp_norm))
     hidden = _linear(normed, first, gelu=True)[0]
     return kernels.add_norm(x, _linear(hidden, second, 4), _parts(next_norm))
@@ -110,6 +112,7 @@ def _parts(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
 def _try(device: torch.device) -> None:
     """ArithmeticError where a small case is not plain PyTorch's."""
     from semvq.kernels import decoding as kernels
+    from semvq.kernels.attending import attend
 
     width, kind = 64, torch.bfloat16
     numbers = torch.linspace(-900, 900, 5 * width * width).sin().to(device, kind)
@@ -122,7 +125,7 @@ def _try(device: torch.device) -> None:
     parts = kernels.linear(x, weight, bias, splits=2)
     _check(kernels.add_norm(x, parts, norm)[1], F.layer_norm(x + y, (width,), *norm))
     qkv, memory = torch.cat([x, x, x], 1), torch.zeros(2, 2, 4, 8, 16, dtype=kind, device=device)
-    mixed = kernels.attend(qkv, memory, torch.zeros(1, dtype=torch.int64, device=device))
+    mixed = attend(qkv, memory, torch.zeros(1, dtype=torch.int64, device=device))
     _check(mixed, x)  # there is nothing else to look at
 
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from semvq.kernels.precision import fp32_products
+
 Distance = Literal["l2", "l2_squared"]
 
 _CHUNK = 2**25  # elements of the (rows, codes) distance matrix held at once
@@ -104,15 +106,16 @@ class _Softmax(NamedTuple):
 class _SoftUsage(torch.autograd.Function):
     """See `soft_usage`; autocast is off inside, as the temperature makes rounding errors larger.
 
-    For N = 65,536, K = 262,144, C = 256 (counted, not measured): four products of 8.8 TFLOP, which
-    strict fp32 does at 50 to 60 TFLOP/s, and 20 passes over the 69 GB that the matrix would be, 6
-    of them forward. Two chunks of it are alive at once, 1 GiB, beside the gradients.
+    For N = 65,536, K = 262,144, C = 256: four products of 8.8 TFLOP, in TF32 or fp32 as PyTorch is
+    set (on one H200 483 or 1,065 ms for the whole), and (counted) 20 passes over the 69 GB that the
+    matrix would be. Two chunks of it are alive at once, 1 GiB, beside the gradients.
     """
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, codebook: Tensor, distance: Distance, temperature: float | Tensor
     ) -> Tensor:
+        ctx.products = torch.get_float32_matmul_precision()  # may be another going backward
         with torch.autocast(rows.device.type, enabled=False):
             softmax = _Softmax(codebook, codebook.square().sum(1), distance, temperature)
             usage = torch.zeros_like(softmax.norms)
@@ -126,7 +129,7 @@ class _SoftUsage(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows, codebook, norms = ctx.saved_tensors
-        with torch.autocast(rows.device.type, enabled=False):
+        with torch.autocast(rows.device.type, enabled=False), fp32_products(ctx.products):
             softmax = _Softmax(codebook, norms, ctx.distance, ctx.temperature)
             size, grad = softmax.size(), grad / len(rows)
             of_rows, of_codes = torch.empty_like(rows), torch.zeros_like(codebook)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from semvq.config import Config
+from semvq.kernels.precision import fp32_products
 from semvq.losses.codebook import (
     codebook_loss,
     commitment_loss,
@@ -149,13 +150,16 @@ class VectorQuantizer(Quantizer):
         self.loss_weights = {name: w for name, w in weights.items() if w != 0}
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Latents (B, C, h, w) to codes, straight-through embeddings and losses; fp32 throughout.
+        """Latents (B, C, h, w) to codes, straight-through embeddings and losses, all in fp32.
 
         The losses are "codebook" and "commitment", mean squared differences, and "entropy", minus
         the entropy of the soft usage in nats: lower is smoother (D1). Those of weight 0 are left
-        out, and all of them in evaluation mode: the entropy waits for other processes.
+        out, and all of them in evaluation mode: the entropy waits for other processes. Its products
+        may be TF32 where the latents come in half precision.
         """
         with torch.autocast(latents.device.type, enabled=False):
+            # latents of half precision have lost eight times what TF32 loses
+            products = "highest" if latents.dtype == torch.float32 else "high"
             latents = latents.float()
             codes = self.encode(latents)
             embeddings = self.lookup(codes)
@@ -166,7 +170,8 @@ class VectorQuantizer(Quantizer):
                 "commitment": commitment_loss(latents, embeddings),
             }
             if "entropy" in self.loss_weights:
-                losses["entropy"] = -self._usage_entropy(latents)
+                with fp32_products(products):
+                    losses["entropy"] = -self._usage_entropy(latents)
             losses = {name: loss for name, loss in losses.items() if name in self.loss_weights}
         return Quantized(codes, straight_through(latents, embeddings), losses)
 
