@@ -134,7 +134,7 @@ def _linear(layer: nn.Linear, x: Tensor, gelu: bool, splits: int) -> Tensor:
     return decoding.linear(x, layer.weight, layer.bias, gelu=gelu, splits=splits)
 
 
-def _always(tile: Tile, num: int, depth: int) -> Tile:
+def _always(tile: Tile, num: int) -> Tile:
     return tile
 
 

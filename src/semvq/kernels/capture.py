@@ -4,7 +4,7 @@ Sampling is hundreds of small kernels per position, and eager PyTorch spends lon
 than the device on running them. Elsewhere than on CUDA the function is simply called.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ class Kept:
         """
         if next(model.parameters()).device.type != "cuda":
             return make()
-        places = tuple(p.data_ptr() for p in model.parameters())
+        places = tuple(_places(model))
         cast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         whole = (key, places, cast, torch.is_inference_mode_enabled())
         if whole != self._key:
@@ -96,3 +96,13 @@ class Kept:
     def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
         """So does one that was pickled."""
         return Kept, ()
+
+
+def _places(module: nn.Module) -> Iterator[int]:
+    """Addresses of all parameters; `parameters()`, which makes their names, takes three times."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            yield parameter.data_ptr()
+    for child in module._modules.values():
+        if child is not None:
+            yield from _places(child)

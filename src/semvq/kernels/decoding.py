@@ -5,14 +5,18 @@ memory and by launches. Norms, biases, GELU and residuals are computed where a r
 written anyway, and attention reads no further than the position under way. Where the card can, a
 kernel starts while the one before it ends, and has its weights on their way by then.
 
-Trials on one H200, by a script that was not kept (hints; `python -m bench` has the results): a step
-of 24 blocks of width 768 at position 127 in bfloat16, microseconds:
+A step of 24 blocks of width 768 at position 127 in bfloat16 on one H200, microseconds, by
+`python -m bench.kernels` (turns of one call differ by up to 4 %):
 
-  rows                                         1      16     64     256
-  PyTorch's layers, `attend` and `add_norm`    -      823    1,022  1,600
-  `few_rows` or `linear` in their place        454    688    827    1,587
-  early starts besides                         340    587    803    1,587
-  narrower tiles of `attend`                                        1,512
+  rows                                                       1      16     64     256    512
+  PyTorch's dense layers, with `attend` and `add_norm`       696    844    965    1,546  2,331
+  `linear` for all rows                                      503    588    803    1,620  2,394
+  the library's choice without early starts                  461    688    833    1,561  2,350
+  the library's choice                                       360    558    782    1,556  2,301
+
+Asking for the weights before the kernel before has ended is in all rows with early starts: without
+it 356, 582, 805 and (PyTorch's) 1,531, on another day. For 256 rows tiles that beat cuBLAS by 14 %
+alone gave nothing in the step, and are gone.
 """
 
 # mypy: allow-untyped-defs
@@ -169,8 +173,7 @@ def linear(
     be added up (`add_norm` does); in fp32 then, and without GELU.
     """
     assert splits == 1 or not gelu
-    (num, width), wide = x.shape, len(weight)
-    tile = tile_of(num, width // splits)
+    (num, width), wide, tile = x.shape, len(weight), tile_of(len(x))
     steps = triton.cdiv(width, splits * tile.depth)
     out = x.new_empty(splits, num, wide, dtype=torch.float32 if splits > 1 else x.dtype)
     grid = triton.cdiv(wide, tile.columns), triton.cdiv(num, tile.rows), splits
@@ -195,11 +198,9 @@ class Tile(NamedTuple):
     stages: int = 6
 
 
-def tile_of(num: int, depth: int) -> Tile:
-    """For `num` rows and sums of `depth` numbers; measured by `python -m bench.kernels tiles`."""
-    if num <= 64:
-        return Tile(16 if num <= 16 else 64, 32)
-    return Tile(128, 64, warps=8, stages=4) if depth >= 512 else Tile(64, 64, stages=4)
+def tile_of(num: int) -> Tile:
+    """For `num` rows; measured by `python -m bench.kernels tiles`."""
+    return Tile(16 if num <= 16 else 64, 32)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ Block = Any  # a PreNormBlock
 Cache = Any  # a KVCache
 
 # Rows up to which a kernel beats cuBLAS and separate layers; measured, see `kernels.decoding`.
-FEW_ROWS, SOME_ROWS = 2, 256
+FEW_ROWS, SOME_ROWS = 2, 64
 
 
 def serve(x: Tensor) -> bool:
