@@ -44,6 +44,8 @@ class InceptionV3(nn.Module):
             net.high("mixed_9", nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
             net.high("mixed_10", nn.MaxPool2d(3, 1, 1)),
         )
+        # weights in the plain layout: that of the images decides how the network works
+        self.layers.to(memory_format=torch.contiguous_format)
         self.output: Tensor | None
         self.register_buffer("output", weights.get("output.weight"), persistent=False)
 
@@ -53,7 +55,7 @@ class InceptionV3(nn.Module):
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"expected uint8 images (B, 3, H, W), found {found}")
         x = (resize_tf1(images.float(), SIZE) - 128) / 128
-        # cuDNN's fp32 convolutions work on planes: of channels_last each would make a copy
+        # cuDNN's fp32 convolutions work on planes, and would copy anything else to and fro
         planes = x.is_cuda and not torch.is_autocast_enabled("cuda")
         layout = torch.contiguous_format if planes else torch.channels_last
         x = self.layers(x.contiguous(memory_format=layout))
