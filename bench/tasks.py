@@ -30,8 +30,9 @@ from semvq.losses.discriminators import (
 from semvq.losses.perceptual import PerceptualConfig
 from semvq.recipes.base import decoder_phase
 from semvq.recipes.imagenet256 import imagenet256_ar, imagenet256_nar, imagenet256_phase1
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.tokenizer.files import save_tokenizer
-from semvq.tokenizer.model import Tokenizer, TokenizerConfig
+from semvq.tokenizer.model import Tokenizer
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTask, GeneratorTaskConfig
@@ -44,9 +45,9 @@ from semvq.training.tokenizer_task import TokenizerTask, TokenizerTaskConfig
 NUM_FILES = 6  # noise images a task is opened on
 
 
-def tokenizer_config(setting: Setting, attention_pairs: int = 0) -> TokenizerConfig:
+def tokenizer_config(setting: Setting, attention_pairs: int = 0) -> ConvTokenizerConfig:
     """The paper's tokenizer (54.5M, with attention 57.9M), or a small one."""
-    return TokenizerConfig(
+    return ConvTokenizerConfig(
         resolution=setting.pick(256, 64, 32, 16),
         channels=setting.pick(128, 32, 16, 8),
         multipliers=setting.pick((1, 1, 2, 2, 4), (1, 1, 2, 2), (1, 2, 2), (1, 2, 2)),
@@ -260,7 +261,7 @@ def open_generator_task(setting: Setting, recipe: Recipe) -> GeneratorTask:
     assert isinstance(config, GeneratorTaskConfig)
     model = config.generator
     quantizer = VectorQuantizerConfig(num_codes=model.num_codes, code_dim=8)
-    small = TokenizerConfig(
+    small = ConvTokenizerConfig(
         resolution=config.data.resolution, channels=8, blocks_per_level=1, middle_blocks=0,
         multipliers=(1,) * factor_levels(config.data.resolution // model.grid_height),
         quantizer=quantizer,

@@ -19,7 +19,8 @@ from semvq.data.folders import ImageSet, split
 from semvq.data.images import DataConfig, eval_batches
 from semvq.data.pixels import to_float
 from semvq.photos import fruit
-from semvq.tokenizer.model import Tokenizer, TokenizerConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
+from semvq.tokenizer.model import Tokenizer
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.tokenizer.usage import UsageCounter
 
@@ -53,7 +54,7 @@ def measure(settings: dict[str, Any], train: Tensor, val: Tensor, steps: int, se
     """Train one variant; usage, perplexity and PSNR in dB on `val` (N, 3, 32, 32)."""
     torch.manual_seed(seed)
     quantizer = VectorQuantizerConfig(num_codes=NUM_CODES, code_dim=32, **settings)
-    tokenizer = TokenizerConfig(
+    tokenizer = ConvTokenizerConfig(
         resolution=32,
         channels=16,
         multipliers=(1, 2, 2),

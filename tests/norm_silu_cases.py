@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from semvq.kernels import fused_norm as module
 from semvq.kernels.fused_norm import fused_norm, fused_norm_backward
-from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.tokenizer.norm_silu import EPS, Norm, NormSiLU, norm_groups
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.tokenizer.regional import AttentionPair, BlockAttention
@@ -204,7 +204,7 @@ def a_tokenizer_is_the_same_with_them(device: str) -> None:
     quantizer = VectorQuantizerConfig(num_codes=16, code_dim=8)
     shape = {"resolution": 8, "channels": 8, "multipliers": (1, 3), "blocks_per_level": 1}
     shape |= {"decoder_attention_pairs": 1, "attention_heads": 2}
-    config = TokenizerConfig(**shape, middle_blocks=1, quantizer=quantizer)
+    config = ConvTokenizerConfig(**shape, middle_blocks=1, quantizer=quantizer)
     tokenizer = config.build().to(device, memory_format=torch.channels_last)
     show_attention(tokenizer)
     images = torch.rand(2, 3, 8, 8, device=device) * 2 - 1

@@ -16,8 +16,8 @@ from semvq.files import write_atomically
 from semvq.generators.ar import ARConfig
 from semvq.generators.files import load_generator, save_generator
 from semvq.generators.nar import NARConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer, tokenizer_extra
-from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def saved(family: str, folder: Path) -> Path:
     torch.manual_seed(0)
     if family == "tokenizer":
         quantizer = VectorQuantizerConfig(num_codes=16, code_dim=8)
-        config = TokenizerConfig(
+        config = ConvTokenizerConfig(
             resolution=16, channels=8, multipliers=(1, 2), blocks_per_level=1, middle_blocks=1,
             quantizer=quantizer,
         )  # fmt: skip

@@ -27,6 +27,7 @@ LAYERS = (
     ("backbones", "data"),
     ("losses",),
     ("tokenizer", "generators"),
+    ("rivals",),
     ("training", "probe"),
     ("runs", "edit", "evaluation"),
     ("recipes",),
@@ -97,13 +98,15 @@ def code_lines(path: Path) -> int:
 
 
 # what a reader of the method need not read: lists, an application, the words of the commands, how
-# other people's files are fetched and read, their networks, and code for one kind of device
+# other people's files are fetched and read, their networks and tokenizers, and code for one kind of
+# device
 COMMAND_LINE = (
     "cli",
     "commands",
     "sample_commands",
     "evaluate_command",
     "compare_command",
+    "compare_table",
     "command_parts",
 )
 NOT_CORE = (
@@ -115,6 +118,7 @@ NOT_CORE = (
     "foreign_weights",
     "backbones",
     "kernels",
+    "rivals",
     "demo",
     *COMMAND_LINE,
 )

@@ -15,8 +15,7 @@ from semvq.kernels.layout import (
 )
 from semvq.losses.discriminators import PatchGANConfig, StyleGANDiscriminatorConfig
 from semvq.tokenizer import conv, regional
-from semvq.tokenizer.conv import DecoderLevel, doubled
-from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig, DecoderLevel, doubled
 from semvq.tokenizer.regional import (
     AttentionPair,
     BlockAttention,
@@ -206,7 +205,7 @@ def test_memory_formats():
 def test_on_a_gpu_maps_are_channels_last_and_weights_are_not():
     torch.manual_seed(0)
     shape = {"resolution": 32, "channels": 16, "multipliers": (1, 2), "blocks_per_level": 1}
-    tokenizer = TokenizerConfig(**shape, middle_blocks=1, decoder_attention_pairs=1).build()
+    tokenizer = ConvTokenizerConfig(**shape, middle_blocks=1, decoder_attention_pairs=1).build()
     players = PatchGANConfig(8, 2, "none").build(32), StyleGANDiscriminatorConfig(128, 16).build(32)
     models = nn.ModuleList([tokenizer, *players]).cuda()
     turned: list[str] = []

@@ -1,20 +1,22 @@
 """The tokenizer: exact sizes, shapes, phase 2, code-space hash, saving and loading."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from semvq.tokenizer.conv import ResidualBlock
+from semvq.tokenizer.conv import ConvTokenizerConfig, ResidualBlock
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer, tokenizer_extra
-from semvq.tokenizer.model import Tokenizer, TokenizerConfig, upgrade_decoder
+from semvq.tokenizer.model import Tokenizer
+from semvq.tokenizer.phases import upgrade_decoder
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.tokenizer.regional import BlockAttention
 
 QUANTIZER = VectorQuantizerConfig(num_codes=32, code_dim=8)
-TINY = TokenizerConfig(
+TINY = ConvTokenizerConfig(
     resolution=16,
     channels=8,
     multipliers=(1, 1, 2),
@@ -26,7 +28,7 @@ TINY = TokenizerConfig(
 
 def tiny(seed: int = 0, **changes) -> Tokenizer:
     torch.manual_seed(seed)
-    return TokenizerConfig(**{**vars(TINY), **changes}).build()
+    return ConvTokenizerConfig(**{**vars(TINY), **changes}).build()
 
 
 def images(num: int = 2, size: int = 16, seed: int = 1) -> torch.Tensor:
@@ -48,12 +50,12 @@ def num_parameters(module: nn.Module) -> int:
 )
 def test_parameter_counts_of_table_1(changes, count):
     with torch.device("meta"):
-        assert num_parameters(TokenizerConfig(**changes).build()) == count
+        assert num_parameters(ConvTokenizerConfig(**changes).build()) == count
 
 
 def test_layout_is_maskgits():
     with torch.device("meta"):
-        tokenizer = TokenizerConfig().build()
+        tokenizer = ConvTokenizerConfig().build()
     blocks = {n: m for n, m in tokenizer.named_modules() if isinstance(m, ResidualBlock)}
     changing = [n for n, m in blocks.items() if m.shortcut is not None]
     assert changing == [
@@ -126,7 +128,7 @@ def test_every_parameter_gets_a_gradient(changes):
 
 def test_phase_2_starts_at_phase_1_and_never_moves_the_code_space():
     first = tiny(seed=3)
-    config = TokenizerConfig(
+    config = ConvTokenizerConfig(
         **{**vars(TINY), "decoder_attention_pairs": 1, "decoder_extra_blocks": 1}
     )
     second = upgrade_decoder(first, config)
@@ -156,14 +158,14 @@ def test_phase_2_starts_at_phase_1_and_never_moves_the_code_space():
 def test_phase_2_refuses_another_code_space():
     first = tiny(decoder_attention_pairs=1)
     for changes in ({"channels": 16}, {"decoder_attention_pairs": 0}, {"attention_heads": 2}):
-        config = TokenizerConfig(**{**vars(first.config), **changes})
+        config = ConvTokenizerConfig(**{**vars(first.config), **changes})
         with pytest.raises(ValueError, match=next(iter(changes))):
             upgrade_decoder(first, config)
     more_codes = VectorQuantizerConfig(num_codes=33, code_dim=8)
     with pytest.raises(ValueError, match=r"quantizer.num_codes: expected 33, found 32"):
-        upgrade_decoder(first, TokenizerConfig(**{**vars(first.config), "quantizer": more_codes}))
+        upgrade_decoder(first, replace(first.config, quantizer=more_codes))
     other_loss = VectorQuantizerConfig(num_codes=32, code_dim=8, entropy_weight=0.5)
-    upgrade_decoder(first, TokenizerConfig(**{**vars(first.config), "quantizer": other_loss}))
+    upgrade_decoder(first, replace(first.config, quantizer=other_loss))
 
 
 def test_code_space_hash_is_of_encoder_codebook_and_preprocessing():

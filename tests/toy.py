@@ -12,7 +12,7 @@ from semvq.generators.nar import NARConfig
 from semvq.losses.discriminators import PatchGANConfig, StyleGANDiscriminatorConfig
 from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
 from semvq.recipes.base import decoder_phase
-from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.tokenizer.quantize import UnquantizedConfig, VectorQuantizerConfig
 from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
@@ -52,7 +52,7 @@ def toy_phase1(**changes: object) -> Recipe:
         name="toy_phase1",
         summary="toy",
         task=TokenizerTaskConfig(
-            tokenizer=TokenizerConfig(
+            tokenizer=ConvTokenizerConfig(
                 resolution=SIDE, channels=8, multipliers=(1, 2, 2), blocks_per_level=1,
                 middle_blocks=1, quantizer=VectorQuantizerConfig(num_codes=16, code_dim=8),
             ),

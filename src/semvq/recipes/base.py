@@ -5,6 +5,7 @@ from dataclasses import replace
 from semvq.data.images import DataConfig
 from semvq.losses.discriminators import PatchGANConfig
 from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.quantize import UnquantizedConfig, VectorQuantizerConfig
 from semvq.training.adversary import AdversarialConfig
@@ -136,12 +137,14 @@ def decoder_phase(
     alpha is 0. The discriminator is phase 1's, so it acts from the start (D13).
     """
     task = tokenizer_task(first)
+    networks = task.tokenizer
+    assert isinstance(networks, ConvTokenizerConfig), "attention goes into the paper's decoder"
     return Recipe(
         name=name,
         summary=summary,
         task=replace(
             task,
-            tokenizer=replace(task.tokenizer, decoder_attention_pairs=attention_pairs),
+            tokenizer=replace(networks, decoder_attention_pairs=attention_pairs),
             optim=replace(task.optim, learning_rate=learning_rate),
             perceptual=replace(task.perceptual, alpha=0.0),
             adversarial=trained_already(task.adversarial),

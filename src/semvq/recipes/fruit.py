@@ -19,7 +19,7 @@ from semvq.recipes.base import (
     small_tokenizer_optim,
     small_transformer_optim,
 )
-from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
@@ -63,7 +63,7 @@ def fruit_phase1() -> Recipe:
     return small_phase1(
         "fruit",
         "demo tokenizer, phase 1: semantic compression (alpha 1)",
-        tokenizer=TokenizerConfig(
+        tokenizer=ConvTokenizerConfig(
             resolution=RESOLUTION,
             channels=32,
             multipliers=(1, 2, 2),

@@ -19,7 +19,7 @@ from semvq.recipes.base import (
     decoder_fids,
     decoder_phase,
 )
-from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
@@ -38,7 +38,7 @@ def imagenet256_phase1() -> Recipe:
         name="imagenet256_phase1",
         summary="ImageNet tokenizer, phase 1: semantic compression (alpha 1)",
         task=TokenizerTaskConfig(
-            tokenizer=TokenizerConfig(
+            tokenizer=ConvTokenizerConfig(
                 resolution=256, quantizer=VectorQuantizerConfig(num_codes=1024, code_dim=256)
             ),
             data=DATA,

@@ -27,7 +27,7 @@ from semvq.recipes.base import (
     small_transformer_optim,
     tokenizer_task,
 )
-from semvq.tokenizer.model import TokenizerConfig
+from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
@@ -62,7 +62,7 @@ def labelled64_phase1() -> Recipe:
     return _phase1(
         "labelled64",
         "labelled photos, 64 px: tokenizer, phase 1 (alpha 1)",
-        TokenizerConfig(resolution=64, channels=96, multipliers=(1, 2, 3), quantizer=CODES),
+        ConvTokenizerConfig(resolution=64, channels=96, multipliers=(1, 2, 3), quantizer=CODES),
         PatchGANConfig(num_layers=2),
         # EfficientNet-Lite0 is nearly blind at 64 px, and VGG's last map would be 4 x 4 (D12)
         replace(SMALL_PERCEPTUAL, vgg_size=128, logits_size=128),
@@ -115,7 +115,7 @@ def photos128_phase1() -> Recipe:
     return _phase1(
         "photos128",
         "any photos, 128 px: tokenizer, phase 1 (alpha 1)",
-        TokenizerConfig(resolution=128, channels=96, multipliers=(1, 1, 2, 3), quantizer=CODES),
+        ConvTokenizerConfig(resolution=128, channels=96, multipliers=(1, 1, 2, 3), quantizer=CODES),
         PatchGANConfig(num_layers=3),
         # the classifier's own size (D12)
         replace(SMALL_PERCEPTUAL, vgg_size=None, logits_size=224),
@@ -156,7 +156,7 @@ def photos128_nar() -> Recipe:
 def _phase1(
     family: str,
     summary: str,
-    tokenizer: TokenizerConfig,
+    tokenizer: ConvTokenizerConfig,
     discriminator: PatchGANConfig,
     perceptual: PerceptualConfig,
 ) -> Recipe:

@@ -6,12 +6,84 @@ extra residual blocks ("+Conv") or attention pairs ("+Attention").
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from semvq.kernels.layout import channels_last_on_cuda, doubled, halved
+from semvq.tokenizer.model import TokenizerConfig
 from semvq.tokenizer.norm_silu import NormSiLU
 from semvq.tokenizer.regional import AttentionPair
+
+MAX_BLOCKS = 64  # of one kind, per level
+
+
+@dataclass(frozen=True)
+class ConvTokenizerConfig(TokenizerConfig):
+    """The paper's tokenizer; the defaults are its baseline (54,515,587 parameters).
+
+    The downsampling factor is f = 2**(len(multipliers) - 1). `decoder_extra_blocks` is 2 for
+    "+Conv x2" (Table 1); `decoder_attention_pairs` is 1 for SeQ-GAN and 2 for "+Attention x2",
+    each per decoder level.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    blocks_per_level: int = 2
+    middle_blocks: int = 2
+    decoder_extra_blocks: int = 0
+    decoder_attention_pairs: int = 0
+    attention_heads: int = 4
+
+    @property
+    def factor(self) -> int:
+        """Pixels per side of a code, f."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def num_blocks(self) -> int:
+        """Residual blocks and attention pairs of both networks."""
+        per_level = 2 * self.blocks_per_level
+        per_level += self.decoder_extra_blocks + self.decoder_attention_pairs
+        return len(self.multipliers) * per_level + 2 * self.middle_blocks
+
+    def check(self) -> None:
+        """Raise ValueError where no tokenizer can have this shape.
+
+        The upper bounds are far above any use; they stop a broken file from filling the memory.
+        """
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"expected multipliers of 1 and more, found {self.multipliers}")
+        at_most(len(self.multipliers), 1, 10, "a number of multipliers")
+        at_most(self.channels * max(self.multipliers), 1, 65_536, "channels x multiplier")
+        for name in ("blocks_per_level", "attention_heads"):
+            at_most(getattr(self, name), 1, MAX_BLOCKS, name)
+        for name in ("middle_blocks", "decoder_extra_blocks", "decoder_attention_pairs"):
+            at_most(getattr(self, name), 0, MAX_BLOCKS, name)
+        super().check()
+
+    def _shape(self) -> tuple[int, tuple[int, ...], int, int, int]:
+        sizes = self.channels, self.multipliers, self.blocks_per_level, self.middle_blocks
+        return *sizes, self.quantizer.code_dim
+
+    def encoder(self) -> "Encoder":
+        """See `TokenizerConfig`."""
+        return Encoder(*self._shape())
+
+    def decoder(self) -> "Decoder":
+        """See `TokenizerConfig`."""
+        return Decoder(
+            *self._shape(),
+            extra_blocks=self.decoder_extra_blocks,
+            num_pairs=self.decoder_attention_pairs,
+            heads=self.attention_heads,
+        )
+
+
+def at_most(value: int, low: int, high: int, what: str) -> None:
+    """Raise ValueError for a value outside of [low, high]."""
+    if not low <= value <= high:
+        raise ValueError(f"expected {what} in [{low}, {high}], found {value}")
 
 
 class ResidualBlock(nn.Module):
@@ -149,6 +221,11 @@ class Decoder(nn.Module):
             level.upsample = nn.Conv2d(width, width, 3, padding=1)
         self.norm_out = NormSiLU(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The last weight, (3, channels, 3, 3)."""
+        return self.conv_out.weight
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Embeddings (B, code_dim, h, w) to images (B, 3, fh, fw), not clamped."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import semvq.tokenizer.conv  # noqa: F401, its configuration is found by name
 from semvq.config import from_dict, to_dict
 from semvq.files import (
     CONFIG,
@@ -25,7 +26,7 @@ from semvq.files import (
 )
 from semvq.tokenizer.model import Tokenizer, TokenizerConfig
 
-_FORMAT = "semvq tokenizer 1"
+_FORMAT = "semvq tokenizer 2"
 _KEYS = ("format", "config", "code_space_hash", "weights_sha256", "extra")
 
 
@@ -116,9 +117,7 @@ def check_tensors(path: Path, expected: dict[str, Tensor]) -> None:
 
 def _check_depth(path: Path, config: TokenizerConfig) -> None:
     """Refuse a depth for which the file has too few tensors: modules take time on any device."""
-    per_level = 2 * config.blocks_per_level
-    per_level += config.decoder_extra_blocks + config.decoder_attention_pairs
-    blocks = len(config.multipliers) * per_level + 2 * config.middle_blocks
+    blocks = config.num_blocks
     if (found := len(_header(path))) < blocks:
         raise ValueError(
             f"{path}: expected the tensors of the {blocks} blocks in {CONFIG}, found {found} "

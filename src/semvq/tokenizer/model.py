@@ -1,4 +1,4 @@
-"""The tokenizer: images to codes and back (Sec. 3.1), and its step into phase 2 (Sec. 3.4).
+"""The tokenizer: images to codes and back (Sec. 3.1), whatever its networks are.
 
 Encoder and codebook make the code space; its hash names it, so that token caches, generators and
 decoders trained on it can be told from others. Phase 2 changes the decoder and keeps the hash.
@@ -6,70 +6,59 @@ decoders trained on it can be told from others. Phase 2 changes the decoder and 
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from semvq.config import Config, differences
-from semvq.tokenizer.conv import Decoder, Encoder, ResidualBlock
+from semvq.config import Config
 from semvq.tokenizer.quantize import Quantized, Quantizer, QuantizerConfig, VectorQuantizerConfig
 
-MAX_BLOCKS = 64  # of one kind, per level
 _PIXEL_RANGE = "[-1, 1]"
 
 
 @dataclass(frozen=True)
 class TokenizerConfig(Config):
-    """Shape of a tokenizer; the defaults are the paper's baseline (54,515,587 parameters).
+    """Base of the tokenizers' settings: images of `resolution`, codes by `quantizer`.
 
-    The downsampling factor is f = 2**(len(multipliers) - 1). `decoder_extra_blocks` is 2 for
-    "+Conv x2" (Table 1); `decoder_attention_pairs` is 1 for SeQ-GAN and 2 for "+Attention x2",
-    each per decoder level.
+    A subclass makes the networks. The paper's are `conv.ConvTokenizerConfig`.
     """
 
     resolution: int = 256
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    blocks_per_level: int = 2
-    middle_blocks: int = 2
-    decoder_extra_blocks: int = 0
-    decoder_attention_pairs: int = 0
-    attention_heads: int = 4
     quantizer: QuantizerConfig = VectorQuantizerConfig()
 
     @property
     def factor(self) -> int:
         """Pixels per side of a code, f."""
-        return 2 ** (len(self.multipliers) - 1)
+        raise NotImplementedError
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks the networks have; each holds at least one tensor."""
+        raise NotImplementedError
 
     def check(self) -> None:
-        """Raise ValueError where no tokenizer can have this shape.
-
-        The upper bounds are far above any use; they stop a broken file from filling the memory.
-        """
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"expected multipliers of 1 and more, found {self.multipliers}")
-        _at_most(len(self.multipliers), 1, 10, "a number of multipliers")
-        _at_most(self.channels * max(self.multipliers), 1, 65_536, "channels x multiplier")
-        for name in ("blocks_per_level", "attention_heads"):
-            _at_most(getattr(self, name), 1, MAX_BLOCKS, name)
-        for name in ("middle_blocks", "decoder_extra_blocks", "decoder_attention_pairs"):
-            _at_most(getattr(self, name), 0, MAX_BLOCKS, name)
+        """Raise ValueError where no tokenizer can have this shape."""
         if self.resolution < self.factor or self.resolution % self.factor:
             raise ValueError(
                 f"expected a resolution that is a multiple of f = {self.factor} (two to the "
                 f"number of multipliers less one), found {self.resolution}"
             )
 
+    def encoder(self) -> nn.Module:
+        """Images (B, 3, H, W) to latents (B, code_dim, H/f, W/f)."""
+        raise NotImplementedError
+
+    def decoder(self) -> nn.Module:
+        """Embeddings (B, code_dim, h, w) to images (B, 3, fh, fw), not clamped.
+
+        `last_layer` of it is the weight that makes the pixels.
+        """
+        raise NotImplementedError
+
     def build(self) -> "Tokenizer":
         """A tokenizer of this shape, randomly initialised."""
         return Tokenizer(self)
-
-
-def _at_most(value: int, low: int, high: int, what: str) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"expected {what} in [{low}, {high}], found {value}")
 
 
 class Tokenizer(nn.Module):
@@ -79,23 +68,19 @@ class Tokenizer(nn.Module):
         super().__init__()
         config.check()
         self.config = config
-        widths = config.channels, config.multipliers
-        shape = *widths, config.blocks_per_level, config.middle_blocks, config.quantizer.code_dim
-        self.encoder = Encoder(*shape)
+        self.encoder = config.encoder()
         self.quantizer: Quantizer = config.quantizer.build()
-        self.decoder = Decoder(
-            *shape,
-            extra_blocks=config.decoder_extra_blocks,
-            num_pairs=config.decoder_attention_pairs,
-            heads=config.attention_heads,
-        )
+        self.decoder = config.decoder()
         self.frozen = False
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of codes (h, w) for an image of the configured resolution."""
+        """Rows and columns of codes (h, w) for an image of the configured resolution.
+
+        Of a quantizer with several codes per place, one grid for each of them, one under the other.
+        """
         side = self.config.resolution // self.config.factor
-        return side, side
+        return self.quantizer.codes_per_place * side, side
 
     @property
     def num_codes(self) -> int:
@@ -104,8 +89,10 @@ class Tokenizer(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The decoder's last weight (3, channels, 3, 3), where adversarial weights are balanced."""
-        return self.decoder.conv_out.weight
+        """The decoder's last weight, where adversarial weights are balanced."""
+        weight = self.decoder.last_layer
+        assert isinstance(weight, Tensor)
+        return weight
 
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
         """Images to (reconstruction, quantized); no losses come from a frozen code space.
@@ -175,61 +162,3 @@ class Tokenizer(nn.Module):
                 flat = tensor.detach().cpu().contiguous().flatten()
                 digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-
-def with_quantizer(tokenizer: Tokenizer, config: QuantizerConfig) -> Tokenizer:
-    """The same encoder and decoder around a new quantizer, whose codes are still to be made.
-
-    Raises ValueError where the width of the codes is another.
-    """
-    found = tokenizer.quantizer.code_dim
-    if config.code_dim != found:
-        raise ValueError(
-            f"the upstream run's latents are {found} wide, this quantizer's codes are "
-            f"{config.code_dim}; give --set task.tokenizer.quantizer.code_dim={found}"
-        )
-    new = replace(tokenizer.config, quantizer=config).build()
-    new.encoder.load_state_dict(tokenizer.encoder.state_dict())
-    new.decoder.load_state_dict(tokenizer.decoder.state_dict())
-    return new.to(tokenizer.last_layer.device).train(tokenizer.training)
-
-
-def upgrade_decoder(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
-    """A tokenizer with the same code space and the same or a larger decoder (phase 2, Sec. 3.4).
-
-    The new decoder takes over every parameter of the old one, and what it has beyond starts as
-    the identity: its first reconstruction is the old one's. Raises ValueError where `config`
-    differs in more than the decoder's extra blocks and attention, or has fewer of them.
-    """
-    _check_upgrade(tokenizer.config, config)
-    new = config.build().to(tokenizer.last_layer.device)
-    missing, unexpected = new.load_state_dict(tokenizer.state_dict(), strict=False)
-    assert not unexpected, unexpected
-    # New attention starts at zero output by itself; new residual blocks have to be told.
-    for name, module in new.named_modules():
-        if isinstance(module, ResidualBlock) and f"{name}.conv2.weight" in missing:
-            module.zero_output()
-    return new.train(tokenizer.training)
-
-
-def _check_upgrade(old: TokenizerConfig, new: TokenizerConfig) -> None:
-    grows = ("decoder_extra_blocks", "decoder_attention_pairs")
-    for name in grows:
-        if getattr(new, name) < getattr(old, name):
-            raise ValueError(
-                f"expected {name} of at least {getattr(old, name)}, found {getattr(new, name)}"
-            )
-    allowed = (*grows, "attention_heads") if not old.decoder_attention_pairs else grows
-    changed = [d for d in differences(new, old) if _key(d) not in allowed and not _is_loss(d)]
-    if changed:
-        raise ValueError("the upstream tokenizer is of another shape: " + "; ".join(changed))
-
-
-def _key(difference: str) -> str:
-    return difference.partition(":")[0]
-
-
-def _is_loss(difference: str) -> bool:
-    """Whether a difference is in the quantizer's losses, which a frozen code space never uses."""
-    part, _, name = _key(difference).partition(".")
-    return part == "quantizer" and (name.endswith("_weight") or name.startswith("entropy_"))

@@ -62,6 +62,7 @@ class Quantizer(nn.Module, ABC):
     """
 
     has_codes: ClassVar[bool] = True  # False for a rule that does not quantize at all
+    codes_per_place = 1  # several: codes (B, D * h, w), a grid for each of D, one under the other
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()

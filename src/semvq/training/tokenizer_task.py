@@ -29,7 +29,8 @@ from semvq.data.order import batches as read_batches
 from semvq.losses.perceptual import PerceptualConfig
 from semvq.metrics import psnr
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer
-from semvq.tokenizer.model import Tokenizer, TokenizerConfig, upgrade_decoder, with_quantizer
+from semvq.tokenizer.model import Tokenizer, TokenizerConfig
+from semvq.tokenizer.phases import upgrade_decoder, with_quantizer
 from semvq.tokenizer.usage import UsageCounter
 from semvq.training.adversary import AdversarialConfig, Adversary
 from semvq.training.identity import SPACE, UPSTREAM, Fact, image_facts, upstream_facts
