@@ -22,7 +22,16 @@ LONG_FUNCTIONS = {("training/loop.py", "train")}  # the one long story
 
 # A package imports from its own layer or a lower one, in this order.
 LAYERS = (
-    ("config", "files", "metrics", "downloads", "foreign_weights", "asset_list", "kernels"),
+    (
+        "config",
+        "files",
+        "metrics",
+        "downloads",
+        "foreign_weights",
+        "asset_list",
+        "kernels",
+        "precision",
+    ),
     ("assets", "photos"),
     ("backbones", "data"),
     ("losses",),

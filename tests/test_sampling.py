@@ -242,9 +242,11 @@ def test_guidance_of_one_is_conditional_and_others_are_not(kind):
 @pytest.mark.parametrize("kind", [ARConfig, NARConfig])
 def test_sampling_leaves_no_trace(kind):
     generator = tiny(kind, num_classes=0).train()
+    generator.blocks[0].eval()
+    modes = [part.training for part in generator.modules()]
     state = torch.get_rng_state()
     codes = generator.sample(3, seed=1)  # no dropout, though the model is in train mode
-    assert generator.training and all(b.training for b in generator.blocks)
+    assert [part.training for part in generator.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(codes, generator.eval().sample(3, seed=1))
     assert not codes.requires_grad

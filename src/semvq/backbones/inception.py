@@ -44,7 +44,7 @@ class InceptionV3(nn.Module):
             net.high("mixed_9", nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
             net.high("mixed_10", nn.MaxPool2d(3, 1, 1)),
         )
-        # weights in the plain layout: that of the images decides how the network works
+        # weights in the plain layout, not `FrozenConv`'s: that of the images decides how it works
         self.layers.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.output: Tensor | None
         self.register_buffer("output", weights.get("output.weight"), persistent=False)
@@ -56,7 +56,8 @@ class InceptionV3(nn.Module):
             raise ValueError(f"expected uint8 images (B, 3, H, W), found {found}")
         x = (resize_tf1(images.float(), SIZE) - 128) / 128
         # cuDNN's fp32 convolutions work on planes, and copied anything else to and fro: 634 ms of
-        # kernels for 1,024 images on one H200, and 516 like this (`python -m bench profile fid`)
+        # kernels for 1,024 images on one H200, and 516 like this (`python -m bench profile fid`;
+        # the fast mode, which converts its weights each time, was not timed)
         planes = x.is_cuda and not torch.is_autocast_enabled("cuda")
         layout = torch.contiguous_format if planes else torch.channels_last
         x = self.layers(x.contiguous(memory_format=layout))

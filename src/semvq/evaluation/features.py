@@ -24,7 +24,7 @@ from semvq.backbones.vgg import VGG16Features
 from semvq.config import unknown
 from semvq.data.images import to_float
 from semvq.foreign_weights import read_inception_script, read_inception_torch
-from semvq.kernels.precision import fp32_products
+from semvq.precision import fp32_products
 
 # Images that go through a network at a time. Always as many, for the bits of a result depend on it;
 # a GPU gains by more of them (EXPERIMENTS.md, 2026-11-26, trials).

@@ -16,7 +16,7 @@ from semvq.config import Config
 from semvq.generators.cross_entropy import CrossEntropy
 from semvq.generators.guidance import Schedule, named_schedule
 from semvq.generators.noise import Noise
-from semvq.kernels.capture import Kept, parts
+from semvq.kernels.capture import Kept, submodules
 
 Logs = dict[str, Tensor]
 NO_CLASS = -1  # stands for a class that was dropped, inside a classes tensor
@@ -227,7 +227,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """Inside, `module` is in eval mode; afterwards each part of it as before."""
     # `eval()` and `train()` set every part, whatever it was: a NAR sample on one H200 took 18.4 ms
     # with them and 16.0 without
-    training = [part for part in parts(module) if part.training]
+    training = [part for part in submodules(module) if part.training]
     for part in training:
         part.training = False
     try:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from semvq.kernels import decoding
+from semvq.kernels import decoding  # not its `launch`, which `bench.kernels` replaces
 from semvq.kernels.decoding import wait
 
 

@@ -2,21 +2,21 @@
 
 At a position a block's dense layers read all their weights for few rows, so a step is bound by
 memory and by launches. Norms, biases, GELU and residuals are computed where a result is read or
-written anyway, and attention reads no further than the position under way. Where the card can, a
-kernel starts while the one before it ends, and has its weights on their way by then.
+written anyway (attention is in `attending`). Where the card can, a kernel starts while the one
+before it ends, and has its weights on their way by then.
 
 A step of 24 blocks of width 768 at position 127 in bfloat16 on one H200, microseconds, by
-`python -m bench.kernels` (turns of one call differ by up to 4 %):
+`python -m bench.kernels`; the second row and the last are the same code for 16 and 64 rows, so that
+their difference is the noise. For more rows the library takes PyTorch's dense layers.
 
   rows                                                       1      16     64     256    512
   PyTorch's dense layers, with `attend` and `add_norm`       696    844    965    1,546  2,331
-  `linear` for all rows                                      503    588    803    1,620  2,394
-  the library's choice without early starts                  461    688    833    1,561  2,350
-  the library's choice                                       360    558    782    1,556  2,301
+  `linear` for all rows                                      503    588    803
+  the library's choice without early starts                  461    688    833
+  the library's choice                                       360    558    782
 
-Asking for the weights before the kernel before has ended is in all rows with early starts: without
-it 356, 582, 805 and (PyTorch's) 1,531, on another day. For 256 rows tiles that beat cuBLAS by 14 %
-alone gave nothing in the step, and are gone.
+Asking for weights before the kernel before has ended: five tiles of 64 rows took 2 to 12 % less
+with it (827 to 787 us with the one below), in a trial whose script was not kept.
 """
 
 # mypy: allow-untyped-defs
@@ -31,7 +31,8 @@ from torch import Tensor
 
 Norm = tuple[Tensor, Tensor, float]  # weight, bias and eps of a LayerNorm
 
-_LINE = 64  # numbers of half precision in a line of the cache
+_LINE: tl.constexpr = tl.constexpr(64)  # numbers of half precision in a line of the cache
+_FETCH = True  # weights are asked for while the kernel before is still at work
 _WEIGHTS = 4096  # of a dense layer that a program of `few_rows` holds, 32 for each of its threads
 _EARLY = hasattr(tl.extra.cuda, "gdc_wait")  # whether Triton knows of early starts
 
@@ -132,7 +133,7 @@ def few_rows(
 def _linear(
     x, weight, bias, out, M, N, K: tl.constexpr, STEPS: tl.constexpr, EVEN: tl.constexpr,
     GELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    LINES: tl.constexpr, EARLY: tl.constexpr,
+    LINES: tl.constexpr, FETCH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """out[split] (M, N): act(x @ weight.T + bias), or the part of it over some of K."""
     rows = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -140,8 +141,8 @@ def _linear(
     split = tl.program_id(2)
     lane = split * (STEPS * BLOCK_K) + tl.arange(0, BLOCK_K)
     in_m, in_n = rows < M, columns < N
-    if EARLY and LINES:
-        line = tl.minimum(split * (STEPS * BLOCK_K) + tl.arange(0, LINES) * 64, K - 64)
+    if EARLY and FETCH:
+        line = tl.minimum(split * (STEPS * BLOCK_K) + tl.arange(0, LINES) * _LINE, K - 1)
         _fetch(weight + tl.minimum(columns, N - 1)[:, None] * K + line[None, :])
     x += rows[:, None] * K + lane[None, :]
     weight += columns[None, :] * K + lane[:, None]
@@ -177,12 +178,12 @@ def linear(
     steps = triton.cdiv(width, splits * tile.depth)
     out = x.new_empty(splits, num, wide, dtype=torch.float32 if splits > 1 else x.dtype)
     grid = triton.cdiv(wide, tile.columns), triton.cdiv(num, tile.rows), splits
-    lines = triton.next_power_of_2(triton.cdiv(steps * tile.depth, _LINE)) * (width >= _LINE)
+    lines = triton.next_power_of_2(triton.cdiv(steps * tile.depth, 64))
     with torch.cuda.device_of(x):
         _linear[grid](
             x, weight, bias, out, num, wide, width, STEPS=steps,
             EVEN=width == steps * splits * tile.depth, GELU=gelu, BLOCK_M=tile.rows,
-            BLOCK_N=tile.columns, BLOCK_K=tile.depth, LINES=lines,
+            BLOCK_N=tile.columns, BLOCK_K=tile.depth, LINES=lines, FETCH=_FETCH,
             num_warps=tile.warps, num_stages=tile.stages, **launch(x.device),
         )  # fmt: skip
     return out
@@ -232,10 +233,10 @@ def add_norm(x: Tensor, parts: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     return added, normed
 
 
-def norm_of_sum(x: Tensor, parts: Tensor, norm: Norm) -> Tensor:
-    """LayerNorm of x + parts.sum(0): x (M, N), parts (splits, M, N)."""
+def norm_of_sum(x: Tensor, y: Tensor, norm: Norm) -> Tensor:
+    """LayerNorm of x + y, all (M, N)."""
     normed = torch.empty_like(x)
-    _launch_add_norm(x, parts, norm, normed, normed, keep=False)
+    _launch_add_norm(x, y[None], norm, normed, normed, keep=False)
     return normed
 
 

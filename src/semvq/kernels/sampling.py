@@ -1,4 +1,4 @@
-"""What sampling computes by the kernels of `kernels.decoding`, on CUDA: steps, and sums with norms.
+"""What sampling computes by `decoding`'s and `attending`'s kernels: steps, and sums with norms.
 
 Elsewhere, in training and under autocast the blocks of `blocks` do the same layer by layer; they
 are what the tests compare with.
@@ -38,7 +38,7 @@ def add_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> Tensor:
     width = x.shape[-1]
     # reshape alone may leave gaps between rows, such as those of a part of wider ones
     rows, others = (t.reshape(-1, width).contiguous() for t in (x, y))
-    return kernels.norm_of_sum(rows, others[None], _parts(norm)).view(x.shape)
+    return kernels.norm_of_sum(rows, others, _parts(norm)).view(x.shape)
 
 
 def step(model: Model, x: Tensor, cache: Cache) -> Tensor:

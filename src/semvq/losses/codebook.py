@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from semvq.kernels.precision import fp32_products
+from semvq.precision import fp32_products
 
 Distance = Literal["l2", "l2_squared"]
 
@@ -27,7 +27,7 @@ def commitment_loss(latents: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def distances(rows: Tensor, codebook: Tensor, distance: Distance) -> Tensor:
-    """Distance of each of `rows` (N, C) to each code of `codebook` (K, C): (N, K), in fp32."""
+    """Distance of each of `rows` (N, C) to each code of `codebook` (K, C): fp32 (N, K)."""
     products = rows @ codebook.t()
     squared = rows.square().sum(1, keepdim=True) - 2 * products + codebook.square().sum(1)
     squared = squared.clamp_min(0)
@@ -106,9 +106,10 @@ class _Softmax(NamedTuple):
 class _SoftUsage(torch.autograd.Function):
     """See `soft_usage`; autocast is off inside, as the temperature makes rounding errors larger.
 
-    For N = 65,536, K = 262,144, C = 256: four products of 8.8 TFLOP, in TF32 or fp32 as PyTorch is
-    set (on one H200 483 or 1,065 ms for the whole), and (counted) 20 passes over the 69 GB that the
-    matrix would be. Two chunks of it are alive at once, 1 GiB, beside the gradients.
+    For N = 65,536, K = 262,144, C = 256: four products of 8.8 TFLOP, in TF32 or fp32 as the
+    quantizer sets it (with the search for the nearest code 494 or 1,065 ms on one H200), and
+    (counted) 20 passes over the 69 GB that the matrix would be. Two chunks of it are alive at once,
+    1 GiB, beside the gradients.
     """
 
     @staticmethod

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from semvq.config import Config
-from semvq.kernels.precision import fp32_products
 from semvq.losses.codebook import (
     codebook_loss,
     commitment_loss,
@@ -22,6 +21,7 @@ from semvq.losses.codebook import (
     soft_usage,
     usage_entropy,
 )
+from semvq.precision import fp32_products
 from semvq.tokenizer.nearest import nearest_code
 
 
@@ -156,11 +156,11 @@ class VectorQuantizer(Quantizer):
         The losses are "codebook" and "commitment", mean squared differences, and "entropy", minus
         the entropy of the soft usage in nats: lower is smoother (D1). Those of weight 0 are left
         out, and all of them in evaluation mode: the entropy waits for other processes. Its products
-        may be TF32 where the latents come in half precision.
+        may be TF32 where the latents come in bfloat16.
         """
         with torch.autocast(latents.device.type, enabled=False):
-            # latents of half precision have lost eight times what TF32 loses
-            products = "highest" if latents.dtype == torch.float32 else "high"
+            # bfloat16 has rounded the latents eight times as coarsely as TF32 would
+            products = "high" if latents.dtype == torch.bfloat16 else "highest"
             latents = latents.float()
             codes = self.encode(latents)
             embeddings = self.lookup(codes)
