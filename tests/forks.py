@@ -73,8 +73,8 @@ def watched(command: list[str]) -> None:
         print("grown", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
-def in_processes(count: int, command: list[str], folder: Path) -> list[Done]:
-    """`semvq` as `torchrun` starts it, in `count` processes that work together."""
+def together(count: int, command: list[str], folder: Path) -> Done:
+    """`semvq` in `count` processes, told what `torchrun` tells; its worst end, and all they say."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,11 +82,13 @@ def in_processes(count: int, command: list[str], folder: Path) -> list[Done]:
         Spoken([str(rank), str(count), str(port), *command], folder, _as_rank)
         for rank in range(count)
     ]
-    return [rank.end(280) for rank in ranks]
+    codes, out, err = zip(*(rank.end(280) for rank in ranks))
+    return Done(max(codes, key=abs), "".join(out), "".join(err))
 
 
 def _as_rank(command: list[str]) -> None:
     rank, count, port, *rest = command
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": "0"}
+    os.environ |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0"}
     cli.main(rest)

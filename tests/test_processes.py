@@ -15,28 +15,39 @@ from semvq.data.tokens import TokenCache
 from semvq.training.checkpoint import checkpoints, load_checkpoint
 from semvq.training.distributed import World
 from semvq.training.journal import read_log
+from tests.forks import Done, Spoken, together
 from tests.toy import photos
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {"double_phase1": "tests/double_recipes.py"}  # the others: tests/process_recipes.py
 
 
-def command(processes: int, recipe: str, folder: Path, data: Path, *more: str) -> list[str]:
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def arguments(recipe: str, folder: Path, data: Path, *more: str) -> list[str]:
     file = ROOT / RECIPES.get(recipe, "tests/process_recipes.py")
-    task = ["-m", "semvq", "train", f"{file}:{recipe}", "--data", str(data)]
-    return [*start, *task, "--out", str(folder / recipe), "--device", "cpu", *more]
+    task = ["train", f"{file}:{recipe}", "--data", str(data)]
+    return [*task, "--out", str(folder / recipe), "--device", "cpu", *more]
+
+
+def command(processes: int, *given) -> list[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*start, f"--nproc-per-node={processes}", "-m", "semvq", *arguments(*given)]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def run(processes: int, recipe: str, folder: Path, data: Path, *more: str):
+def run(processes: int, recipe: str, folder: Path, data: Path, *more: str) -> Done:
+    """As torchrun would, and much sooner: no process imports torch."""
+    folder.mkdir(exist_ok=True)
+    if processes == 1:
+        return Spoken(arguments(recipe, folder, data, *more), folder).end(280)
+    return together(processes, arguments(recipe, folder, data, *more), folder)
+
+
+def run_by_torchrun(processes: int, *given):
     return subprocess.run(
-        command(processes, recipe, folder, data, *more),
+        command(processes, *given),
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 
@@ -119,7 +130,7 @@ def test_another_number_of_processes_is_refused_on_resume(runs, data):
 def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp_path):
     more = ("--upstream", str(tokenizer))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    found = run(2, "many_nar", whole, data, *more)
+    found = run_by_torchrun(2, "many_nar", whole, data, *more)
     assert found.returncode == 0, found.stderr
     process = subprocess.Popen(
         command(2, "many_nar", cut, data, *more), env=environment(), cwd=ROOT,
@@ -133,7 +144,7 @@ def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp
     os.kill(ranks[-1], signal.SIGKILL)
     assert process.wait(timeout=120) != 0
     assert not (cut / "many_nar" / "finished").exists(), "it was killed before its end"
-    found = run(2, "many_nar", cut, data, *more)
+    found = run_by_torchrun(2, "many_nar", cut, data, *more)
     assert found.returncode == 0, found.stderr
     expected, again = (load_file(f / "many_nar" / "model.safetensors") for f in (whole, cut))
     assert all(torch.equal(expected[k], again[k]) for k in expected)
@@ -148,7 +159,7 @@ def test_torch_and_fabric_say_nothing_of_their_own(data, tmp_path):
 
     sums over processes, which is where the warning came from.
     """
-    found = run(2, "many_phase1", tmp_path, data)
+    found = run_by_torchrun(2, "many_phase1", tmp_path, data)
     assert found.returncode == 0, found.stderr
     for word in ("Warning", "deprecated", "Initializing distributed", "distributed_backend"):
         assert word not in found.stderr + found.stdout, found.stderr
