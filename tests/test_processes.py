@@ -33,6 +33,9 @@ def command(processes: int, *given) -> list[str]:
     return [*start, f"--nproc-per-node={processes}", "-m", "semvq", *arguments(*given)]
 
 
+STEPS = {1: 20, 2: 20, 4: 10}  # of double_phase1, by the number of processes
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
@@ -59,11 +62,12 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, data) -> dict[int, Path]:
-    """The same phase 1 in 1, 2 and 4 processes."""
+    """The same phase 1 in 1, 2 and 4 processes; 4 go half the way, for a step takes 2 seconds."""
     folders = {}
-    for processes in (1, 2, 4):
+    for processes, steps in STEPS.items():
         folders[processes] = tmp_path_factory.mktemp(f"world{processes}")
-        found = run(processes, "double_phase1", folders[processes], data)
+        more = ("--set", f"loop.duration={steps} steps")
+        found = run(processes, "double_phase1", folders[processes], data, *more)
         assert found.returncode == 0, found.stderr
     return folders
 
@@ -76,8 +80,9 @@ def tokenizer(tmp_path_factory, data) -> Path:
     return folder / "many_phase1"
 
 
-def assert_same_log(a: Path, b: Path, bound: float) -> None:
-    expected, found = read_log(a), read_log(b)
+def assert_same_log(a: Path, b: Path, bound: float, images: int = 10_000) -> None:
+    """Up to so many images of `a`, and all of `b`."""
+    expected, found = [x for x in read_log(a) if x["images_seen"] <= images], read_log(b)
     assert len(expected) == len(found)
     for x, y in zip(expected, found):
         assert x.keys() == y.keys()
@@ -87,12 +92,15 @@ def assert_same_log(a: Path, b: Path, bound: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_the_first_20_losses_agree_with_one_process(runs, processes):
+def test_the_first_losses_agree_with_one_process(runs, processes):
     """Adaptive weight, R1 and usage entropy included; held-out figures and usage too.
 
     In double precision (see double_recipes.py), where the bound can be ten thousand times tighter.
     """
-    assert_same_log(runs[1] / "double_phase1", runs[processes] / "double_phase1", 1e-9)
+    images = 8 * STEPS[processes]
+    assert_same_log(runs[1] / "double_phase1", runs[processes] / "double_phase1", 1e-9, images)
+    last = read_log(runs[processes] / "double_phase1")[-1]
+    assert last["images_seen"] == images and "val/psnr" in last
     log = [x for x in read_log(runs[1] / "double_phase1") if "loss/l1" in x]
     assert len(log) == 20 and all("adaptive_weight" in x for x in log)
     assert any("loss/r1" in x for x in log) and all(0 < x["usage"] <= 1 for x in log)
