@@ -43,9 +43,8 @@ def environment() -> dict[str, str]:
 def run(processes: int, recipe: str, folder: Path, data: Path, *more: str) -> Done:
     """As torchrun would, and much sooner: no process imports torch."""
     folder.mkdir(exist_ok=True)
-    if processes == 1:
-        return Spoken(arguments(recipe, folder, data, *more), folder).end(280)
-    return together(processes, arguments(recipe, folder, data, *more), folder)
+    line = arguments(recipe, folder, data, *more)
+    return Spoken(line, folder).end(280) if processes == 1 else together(processes, line, folder)
 
 
 def run_by_torchrun(processes: int, *given):
@@ -93,14 +92,13 @@ def assert_same_log(a: Path, b: Path, bound: float, images: int = 10_000) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_first_losses_agree_with_one_process(runs, processes):
-    """Adaptive weight, R1 and usage entropy included; held-out figures and usage too.
+    """With adaptive weight, R1 and usage entropy, held-out figures and usage; in double precision
 
-    In double precision (see double_recipes.py), where the bound can be ten thousand times tighter.
+    (see double_recipes.py), where the bound can be ten thousand times tighter.
     """
-    images = 8 * STEPS[processes]
-    assert_same_log(runs[1] / "double_phase1", runs[processes] / "double_phase1", 1e-9, images)
-    last = read_log(runs[processes] / "double_phase1")[-1]
-    assert last["images_seen"] == images and "val/psnr" in last
+    run, images = runs[processes] / "double_phase1", 8 * STEPS[processes]
+    assert_same_log(runs[1] / "double_phase1", run, 1e-9, images)
+    assert read_log(run)[-1]["images_seen"] == images and "val/psnr" in read_log(run)[-1]
     log = [x for x in read_log(runs[1] / "double_phase1") if "loss/l1" in x]
     assert len(log) == 20 and all("adaptive_weight" in x for x in log)
     assert any("loss/r1" in x for x in log) and all(0 < x["usage"] <= 1 for x in log)
@@ -163,10 +161,7 @@ def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp
 
 @pytest.mark.slow
 def test_torch_and_fabric_say_nothing_of_their_own(data, tmp_path):
-    """No warning of what will be removed, and no banner; the adaptive weight needs gradients of
-
-    sums over processes, which is where the warning came from.
-    """
+    """No banner, no warning of what will be removed: that of gradients of sums over processes."""
     found = run_by_torchrun(2, "many_phase1", tmp_path, data)
     assert found.returncode == 0, found.stderr
     for word in ("Warning", "deprecated", "Initializing distributed", "distributed_backend"):
