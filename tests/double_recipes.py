@@ -11,11 +11,13 @@ from dataclasses import replace
 import torch
 
 from semvq.losses.perceptual import PerceptualConfig, PerceptualLoss
+from semvq.training import tokenizer_task
 from semvq.training.recipe import Recipe
 from tests.process_recipes import many_phase1
 
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+tokenizer_task.CALIBRATION_BATCHES = 2  # VGG in double precision takes seconds for each
 _load = PerceptualConfig.load
 
 

@@ -4,11 +4,13 @@ As a script they run on the CPU through Triton's interpreter, which has to be ch
 is imported: `TRITON_INTERPRET=1 python -m tests.norm_silu_cases` prints what went wrong in each.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,19 +24,20 @@ from semvq.tokenizer.regional import AttentionPair, BlockAttention
 from tests.interpreter import print_outcomes
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-SHAPES = {
-    "one position": (1, 4, 1, 1),
-    "odd": (2, 8, 5, 7),
-    "three channels a group": (2, 12, 9, 3),
-    "a group of primes": (1, 23, 4, 5),
-    "two blocks of channels": (1, 192, 3, 6),
-    "widest": (1, 512, 4, 4),
+SHAPES = {  # and what each is for
+    "one position": (1, 4, 1, 1),  # tiles of one element, and a single chunk
+    "odd": (2, 8, 5, 7),  # several images, groups and programs; positions that end inside a tile
+    "three channels a group": (2, 12, 9, 3),  # lanes of a merge without a channel
+    "a group of primes": (1, 23, 4, 5),  # one group, and lanes of a tile without a channel
+    "two blocks of channels": (1, 140, 3, 6),  # the second not full, and a group in both
+    "widest": (1, 512, 4, 4),  # most groups, and blocks of channels that are all full
     "chunks": (1, 8, 130, 131),  # in both layouts, the last one not full
 }
 FLOAT, HALF = torch.float32, torch.bfloat16
 # One rounding is 2**-9 in bfloat16, but the interpreter cuts bits off: 2**-7
 TOLERANCE = {FLOAT: 1e-5, torch.float16: 2e-3, HALF: 2.0**-7}
 LARGE_MEAN = 1000.0
+SMALL = 23, 29  # positions that are several chunks in small tiles
 
 
 def make(
@@ -90,7 +93,7 @@ def agrees(
 
 
 def gradients_are_slopes(device: str) -> None:
-    x, weight, bias, _ = make((1, 4, 2, 2), "nhwc", FLOAT, device)
+    x, weight, bias, _ = make((1, 4, 1, 2), "nhwc", FLOAT, device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of inputs in fp32
         torch.autograd.gradcheck(
@@ -98,9 +101,9 @@ def gradients_are_slopes(device: str) -> None:
         )
 
 
-def does_not_depend_on_the_batch(device: str) -> None:
-    for layout in LAYOUTS if device == "cuda" else ("nhwc",):  # it is slow in the interpreter
-        x, weight, bias, grad = make((2, 4, 128, 129), layout, HALF, device)
+def does_not_depend_on_the_batch(device: str, large: tuple[int, int] = (128, 129)) -> None:
+    for layout in LAYOUTS:
+        x, weight, bias, grad = make((2, 4, *large), layout, HALF, device)
         grad = grad.to(HALF)
         y = run(x, weight, bias, HALF)
         first = torch.autograd.grad(y, (x, weight, bias), grad)
@@ -120,7 +123,7 @@ def has_the_same_bits_each_time(device: str) -> None:
 
 def takes_any_strides(device: str) -> None:
     """Slices and broadcasts come out dense, and so do their gradients."""
-    base, weight, bias, _ = make((2, 8, 12, 5), "nchw", FLOAT, device)
+    base, weight, bias, _ = make((2, 4, 6, 3), "nchw", FLOAT, device)
     for x in (base[:, :, ::2], base.transpose(2, 3), base[:1].expand(3, -1, -1, -1)):
         y, dense = run(x, weight, bias, FLOAT), run(x.contiguous(), weight, bias, FLOAT)
         assert torch.equal(y, dense)
@@ -207,7 +210,7 @@ def a_tokenizer_is_the_same_with_them(device: str) -> None:
     config = ConvTokenizerConfig(**shape, middle_blocks=1, quantizer=quantizer)
     tokenizer = config.build().to(device, memory_format=torch.channels_last)
     show_attention(tokenizer)
-    images = torch.rand(2, 3, 8, 8, device=device) * 2 - 1
+    images = torch.rand(1, 3, 8, 8, device=device) * 2 - 1
     parameters = [*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()]
     found = []
     for serve in (True, False):
@@ -255,9 +258,41 @@ def cases() -> dict[str, Callable[[str], None]]:
     return {**found, **{case.__name__: case for case in others}}
 
 
+def in_small_tiles(device: str, case: Callable[[str], None]) -> None:
+    """With tiles of 256 elements for 2048, 2 a chunk for 8, and 8 partial sums merged at once.
+
+    Then a small map has what takes a large one: several chunks of several tiles, of which the last
+    is not full, and merges in several rounds.
+    """
+    from semvq.kernels import norm_silu as kernels
+
+    layout = kernels._layout.__wrapped__  # without its cache
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_TILE": 256, "_TILES": 2, "_MERGE": 8, "_layout": layout}.items():
+            patch.setattr(kernels, name, value)
+        (nchw, _, _), (nhwc, merge, _) = (layout(8, math.prod(SMALL), 2, x) for x in (True, False))
+        assert min(nchw["chunks"], nchw["TILES"], nhwc["chunks"], nhwc["TILES"]) > 1
+        assert nhwc["chunks"] > merge["BLOCK_R"], "rounds of the merge"
+        case(device)
+
+
+def interpreted_cases() -> dict[str, Callable[[str], None]]:
+    """Every kind of case, fewer of the slow ones, and most large maps as small ones.
+
+    Both of the widest's dtypes, in a layout each: the other shapes have all four.
+    """
+    left = {f"widest, nchw, {HALF}", f"widest, nhwc, {FLOAT}"}
+    left |= {name for name in CASES if "chunks, " in name} - {f"chunks, nhwc, {FLOAT}"}
+    # test_regional.py compiles attention in less time
+    left |= {"does_not_depend_on_the_batch", "attention_compiles"}
+    small = {n: partial(c, shape=(1, 8, *SMALL)) for n, c in CASES.items() if "chunks, " in n}
+    small["the batch"] = partial(does_not_depend_on_the_batch, large=SMALL)
+    found = {name: case for name, case in CASES.items() if name not in left}
+    return found | {f"{n}, small tiles": partial(in_small_tiles, case=c) for n, c in small.items()}
+
+
 CASES = cases()
-# test_regional.py compiles attention in less time
-INTERPRETED = {n: case for n, case in CASES.items() if case is not attention_compiles}
+INTERPRETED = interpreted_cases()
 
 
 if __name__ == "__main__":

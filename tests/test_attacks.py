@@ -6,13 +6,10 @@ Model files themselves, format by format: `test_hostile_files.py`; tars: `test_s
 import hashlib
 import io
 import json
-import os
 import pickle
 import resource
 import shutil
 import struct
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -20,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from semvq import cli
 from semvq.data.tokens import TokenCache
 from semvq.training.runs import train_recipe
+from tests.forks import Spoken, watched
 from tests.test_hostile_files import Payload, edit, payloads
 from tests.toy import photos, toy_generator, toy_phase1
 
@@ -162,25 +161,11 @@ def test_labels_beyond_the_classes(cache):
 
 # --- commands -------------------------------------------------------------------------------
 
-WATCHED = """
-import resource, sys
-from semvq import cli, commands, sample_commands  # what they cost is not the attack's
-import semvq.recipes
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    cli.main(sys.argv[1:])
-finally:
-    print("grown", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
 
 def refused(place: Path, run: Path, command: str) -> str:
     """The one line of a command on a run that was tampered with."""
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *command.format(run=run, place=place).split()],
-        capture_output=True, text=True, cwd=ROOT, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    line = command.format(run=run, place=place)
+    done = Spoken(line.split(), run.parent, watched).end()
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = (x for x in done.stderr.splitlines() if "error: " in x)
@@ -189,6 +174,16 @@ def refused(place: Path, run: Path, command: str) -> str:
     grown = int(done.stdout.split("grown ")[1]) * 1024
     assert grown < GROWTH + 60 * 2**20, f"{grown / 2**20:.0f} MB taken"  # an import or two
     return line
+
+
+def hungry(command: list[str]) -> None:
+    cli.main = lambda _: b"x" * 2 * GROWTH
+    watched(command)
+
+
+def test_the_watch_sees_what_a_command_takes(tmp_path):
+    done = Spoken([], tmp_path, hungry).end()
+    assert int(done.stdout.split("grown ")[1]) * 1024 > 1.9 * GROWTH
 
 
 def swap(name: str, way: str):

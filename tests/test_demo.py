@@ -7,8 +7,19 @@ import sys
 
 import pytest
 
+from semvq.data.images import ImageSet
 from semvq.demo.figures import attention_verdict
-from semvq.demo.story import STAGES, _say_where_to_look, run_demo, scaled, shortened
+from semvq.demo.story import (
+    SPARSEST,
+    STAGES,
+    _say_where_to_look,
+    run_demo,
+    scaled,
+    shortened,
+    some_photos,
+    sparseness,
+)
+from semvq.photos import fruit
 from semvq.recipes.fruit import fruit_phase1
 
 
@@ -47,6 +58,20 @@ def test_a_shortened_demo_takes_its_claims_back(minutes):
         assert "fruit_phase1" in changed["reconstruction"]
 
 
+@pytest.mark.parametrize(
+    "minutes, every", [(0.1, 8), (0.5, 8), (1.0, 4), (2.0, 2), (3.0, 1), (4.5, 1), (9.0, 1)]
+)
+def test_a_shortened_demo_says_how_few_photos_it_takes(tmp_path, minutes, every):
+    assert sparseness(minutes) == every
+    said = shortened({"reconstruction": {}}, minutes).get("shortened", "")
+    assert (f"minutes, with one of {every} photos and samples:" in said) == (every > 1)
+    chosen = some_photos(tmp_path, every)
+    for all_photos, some in zip(map(ImageSet.open, fruit()), map(ImageSet.open, chosen)):
+        assert len(some) == -(-len(all_photos) // every)
+        assert some.classes == all_photos.classes and len(set(some.labels)) == 14
+    assert (chosen == fruit()) == (every == 1)
+
+
 def test_the_last_lines_lead_to_ones_own_photos(tmp_path, capsys):
     _say_where_to_look(tmp_path)
     lines = capsys.readouterr().out.splitlines()
@@ -58,7 +83,7 @@ def test_the_last_lines_lead_to_ones_own_photos(tmp_path, capsys):
 @pytest.mark.slow
 def test_short_demo_from_start_to_report(tmp_path):
     # in a process of its own, on one thread: two would wait for each other beside other tests
-    command = [sys.executable, "-m", "semvq", "demo", "--out", str(tmp_path), "--minutes", "0.2"]
+    command = [sys.executable, "-m", "semvq", "demo", "--out", str(tmp_path), "--minutes", "0.1"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "report.html" in result.stdout
@@ -72,9 +97,11 @@ def test_short_demo_from_start_to_report(tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["codes"]["changed_by_phase2"] == 0
     assert metrics["codes"]["same_code_space_hash"] is True
-    assert metrics["num_held_out"] > 200
+    assert metrics["num_held_out"] == -(-231 // SPARSEST)
+    assert metrics["class_agreement"]["num_samples"] == 14
     assert set(metrics["class_agreement"]) >= {"ar", "nar", "unigram", "class_unigram", "chance"}
     page = (tmp_path / "report.html").read_text()
+    assert f"one of {SPARSEST} photos and samples" in page
     assert page.index("THIS DEMO WAS SHORTENED") < page.index("<h2>")
     assert page.count("data:image/png;base64,") == 8
     assert "http://" not in page and "https://" not in page

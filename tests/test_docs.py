@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from semvq.cli import main, parser
-from semvq.evaluation import side_by_side
+from semvq.evaluation import intervals, side_by_side
 from tests.toy import photos
 
 ROOT = Path(__file__).parent.parent
@@ -72,9 +72,11 @@ def narrow(recipe: str) -> list[str]:
     """What makes the recipes for a GPU small enough for this test."""
     if not recipe.startswith(("labelled64", "photos128")):
         return []
-    changes = ["task.tokenizer.channels=32"]
+    changes = ["task.tokenizer.channels=16"]
+    if recipe.endswith(("phase1", "phase2")):
+        changes += ["task.perceptual.vgg_size=48", "task.perceptual.logits_size=48"]
     if recipe.endswith("ar"):
-        changes = ["task.generator.num_layers=2", "task.generator.width=64"]
+        changes = ["task.generator.num_layers=2", "task.generator.width=64", "task.num_views=2"]
     return [*changes, "loop.evaluate_every=2 steps"]
 
 
@@ -93,6 +95,7 @@ def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsy
     photos(tmp_path / "PHOTOS")
     photos(tmp_path / "HELD_OUT", per_class=4, seed=1)
     monkeypatch.setattr(side_by_side, "SMALL_IMAGES", 32)
+    monkeypatch.setattr(intervals, "NUM_SLOW_DRAWS", 3)  # each is a decomposition of seconds
     for name in ("a.jpg", "b.jpg"):
         shutil.copy(tmp_path / "PHOTOS" / "red" / "0.png", tmp_path / name)
     commands = readme_commands() + [
@@ -107,8 +110,9 @@ def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsy
             arguments = [a.replace("num_classes=5", "num_classes=3") for a in arguments]
             arguments += [part for s in [*SHORT, *narrow(arguments[1])] for part in ("--set", s)]
         if arguments[0] in ("evaluate", "compare"):
-            arguments = [a.replace("1000", "70") for a in arguments]
+            arguments = [a.replace("1000", "24") for a in arguments]
             arguments += ["--network", "mobilenet-v2"]
+            arguments += ["--num", "24"] * (arguments[0] == "compare")  # not the default of 1000
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0, (command, capsys.readouterr().err)

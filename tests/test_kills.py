@@ -4,18 +4,18 @@ import os
 import random
 import select
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from semvq.files import flush
 from semvq.training.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint
 from semvq.training.runs import train_recipe
+from tests.forks import start
 from tests.toy import TOYS, photos
 
 pytestmark = pytest.mark.slow
@@ -23,19 +23,17 @@ pytestmark = pytest.mark.slow
 KILLS, KEEP = 25, 2
 LATEST = 1.2  # of the time that a save takes, after the line that one begins
 
-# Saves the tensors of one file over and over, with the number of the save added to each scalar.
-SAVER = """
-import sys
-from pathlib import Path
-from safetensors.torch import load_file
-from semvq.training.checkpoint import save_checkpoint
-state, folder, first = load_file(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-for seen in range(first, first + 100_000):
-    state["number"].fill_(seen)
-    print("in", seen, flush=True)
-    save_checkpoint(folder, seen, state, {"number": seen}, keep=int(sys.argv[4]))
-    print("out", seen, flush=True)
-"""
+
+def save_on_and_on(arguments: list[str]) -> None:
+    """Save the tensors of one file over and over, with the number of the save in each scalar."""
+    file, folder, first, pipe = arguments
+    state = load_file(file)
+    with open(pipe, "w") as out:
+        for seen in range(int(first), int(first) + 100_000):
+            state["number"].fill_(seen)
+            print("in", seen, file=out, flush=True)
+            save_checkpoint(Path(folder), seen, state, {"number": seen}, keep=KEEP)
+            print("out", seen, file=out, flush=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +55,17 @@ class Saver:
     """A process that saves without end, and how far it says it has come."""
 
     def __init__(self, state: Path, folder: Path, first: int) -> None:
-        arguments = [str(state), str(folder), str(first), str(KEEP)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, *arguments], stdout=subprocess.PIPE
-        )
+        pipe = folder.with_name(f"pipe-{first}")
+        os.mkfifo(pipe)
+        self.process = start([str(state), str(folder), str(first), str(pipe)], save_on_and_on)
+        self.lines = os.open(pipe, os.O_RDONLY)
         self.rest = b""
 
     def wait_for(self, line: bytes) -> None:
         while line not in self.rest.splitlines():
-            ready, _, _ = select.select([self.process.stdout], [], [], 60)
+            ready, _, _ = select.select([self.lines], [], [], 60)
             assert ready, f"no line {line!r} in a minute"
-            data = os.read(self.process.stdout.fileno(), 65536)
+            data = os.read(self.lines, 65536)
             assert data, f"the saver ended before {line!r}"
             self.rest += data
 
@@ -75,16 +73,16 @@ class Saver:
         """Seconds that a save takes, over the next `lines` of output (two for each)."""
         start, before = time.monotonic(), self.rest.count(b"\n")
         while (count := self.rest.count(b"\n") - before) < lines:
-            self.rest += os.read(self.process.stdout.fileno(), 65536)
+            self.rest += os.read(self.lines, 65536)
         return 2 * (time.monotonic() - start) / count
 
     def kill(self) -> tuple[int, int]:
         """The last save begun and the last one done (0 if none), as the lines say."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        while data := os.read(self.process.stdout.fileno(), 65536):
+        self.process.kill()
+        self.process.join()
+        while data := os.read(self.lines, 65536):
             self.rest += data
-        self.process.stdout.close()
+        os.close(self.lines)
         words = [line.split() for line in self.rest.splitlines()]
         last = {b"in": 0, b"out": 0} | {word: int(number) for word, number in words}
         return last[b"in"], last[b"out"]

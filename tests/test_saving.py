@@ -21,7 +21,8 @@ from semvq.training.checkpoint import checkpoints, load_checkpoint, load_newest
 from semvq.training.journal import Journal
 from semvq.training.lock import only_job
 from semvq.training.runs import train_recipe
-from tests.test_training import assert_same_run, command, forget_the_end, train
+from tests.forks import Spoken
+from tests.test_training import arguments, assert_same_run, forget_the_end, train
 from tests.toy import TOYS, photos
 
 pytestmark = pytest.mark.slow
@@ -53,39 +54,37 @@ def disk(tmp_path):
 def whole(tmp_path_factory, data) -> Path:
     """The run that nothing interrupts."""
     place = tmp_path_factory.mktemp("whole")
-    assert start(place, data).wait(60) == 0
+    assert start(place, data).end().returncode == 0
     return place / "kill_phase1"
 
 
-def start(place: Path, data: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        command("kill_phase1", place, data), stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+def start(place: Path, data: Path) -> Spoken:
+    """A training that saves six times; what it says is kept beside its place, which may be full."""
+    line = [*arguments("kill_phase1", place, data), "--set", "loop.duration=30 steps"]
+    return Spoken(line, place.parent)
 
 
-def started(place: Path, data: Path) -> subprocess.Popen:
+def started(place: Path, data: Path) -> Spoken:
     """A training that has just saved for the first time."""
     process = start(place, data)
     end = time.monotonic() + 60
     while not checkpoints(place / "kill_phase1" / "checkpoints"):
-        assert time.monotonic() < end and process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end and process.process.exitcode is None, process.end(0)
         time.sleep(0.005)
     return process
 
 
-def one_line(process: subprocess.Popen) -> str:
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 2, error
+def one_line(process: Spoken) -> str:
+    status, _, error = process.end()
+    assert status == 2, error
     assert "Traceback" not in error
     (line,) = (x for x in error.splitlines() if "error: " in x)
     return line
 
 
 def ends_like(whole: Path, place: Path, data: Path) -> None:
-    process = start(place, data)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 0, error
+    status, _, error = start(place, data).end()
+    assert status == 0, error
     assert_same_run(whole, place / "kill_phase1")
 
 
@@ -121,7 +120,7 @@ def test_a_folder_that_turns_read_only_is_one_line_and_the_run_goes_on_later(dis
         assert "Read-only file system" in line and str(folder) in line
         assert load_newest(folder)[1]["images_seen"] >= 20
     finally:
-        process.kill()
+        process.process.kill()
         subprocess.run(["umount", "-l", str(folder)], check=True)
     ends_like(whole, disk, data)
 

@@ -22,6 +22,7 @@ from semvq.training.loop import NonFiniteError
 from semvq.training.optim import OptimConfig, WeightAverage, learning_rate
 from semvq.training.runs import train_recipe
 from semvq.training.tokenizer_task import TokenizerTask
+from tests.forks import finish, start
 from tests.toy import TOYS, photos, toy_generator, toy_phase1, toy_phase2
 
 
@@ -289,11 +290,13 @@ def test_average_follows_and_swaps_back():
 KILL_RECIPES = Path(__file__).parent / "kill_recipes.py"
 
 
+def arguments(recipe: str, folder: Path, data: Path) -> list[str]:
+    file = f"{KILL_RECIPES}:{recipe}"
+    return ["train", file, "--data", str(data), "--out", str(folder / recipe)]
+
+
 def command(recipe: str, folder: Path, data: Path) -> list[str]:
-    return [
-        sys.executable, "-m", "semvq", "train", f"{KILL_RECIPES}:{recipe}", "--data", str(data),
-        "--out", str(folder / recipe),
-    ]  # fmt: skip
+    return [sys.executable, "-m", "semvq", *arguments(recipe, folder, data)]
 
 
 def test_sigterm_saves_once_and_leaves(tmp_path, data):
@@ -341,30 +344,42 @@ def test_phase2_does_not_start_with_an_untrained_discriminator(tmp_path, data, u
         train_recipe(recipe, tmp_path / "run", data=data, upstream=upstream)
 
 
+# a tokenizer's step takes ten times a transformer's, so there are fewer, and all else is denser
+FEW = ["loop.duration=20 steps", "loop.save_every=2 steps", "loop.evaluate_every=6 steps"]
+FEW = [part for change in FEW for part in ("--set", change)]
+KILLED = {  # recipe: options, kills
+    "kill_phase1": (FEW, 3), "kill_phase2": (FEW, 3), "kill_ar": ([], 2), "kill_nar": ([], 2),
+}  # fmt: skip
+
+
 @pytest.mark.slow
 def test_ten_kills_across_four_trainings_end_in_the_same_bytes(tmp_path, data):
-    env = {**os.environ, "PYTHONPATH": str(KILL_RECIPES.parent.parent)}
-    names = ("kill_phase1", "kill_phase2", "kill_ar", "kill_nar")
-    seconds = {}
-    for name in names:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    seconds, hit = {}, set()
+    finish(start(["recipes"]))  # the first call waits for the imports
+    for name, (more, _) in KILLED.items():
         began = time.monotonic()
-        subprocess.run(command(name, tmp_path / "whole", data), check=True, env=env)
+        finish(start([*arguments(name, whole, data), *more]))
         seconds[name] = time.monotonic() - began
     rng = torch.Generator().manual_seed(0)
-    for name, wanted in zip(names, (3, 3, 2, 2)):
+    for name, (more, wanted) in KILLED.items():
+        line = [*arguments(name, cut, data), *more]
         kills = 0
         while kills < wanted:
-            process = subprocess.Popen(command(name, tmp_path / "cut", data), env=env)
-            # from the first import to near the end of what an unbroken run takes
+            process = start(line)
+            # from the first lines to near the end of what an unbroken run takes
             time.sleep(seconds[name] * (0.1 + 0.7 * float(torch.rand((), generator=rng))))
-            landed = process.poll() is None
             process.kill()
-            process.wait()
-            kills += landed
-            if not landed:  # it had finished: start over, so that the next kill can land
-                shutil.rmtree(tmp_path / "cut" / name)
-        subprocess.run(command(name, tmp_path / "cut", data), check=True, env=env)
-        assert_same_run(tmp_path / "whole" / name, tmp_path / "cut" / name)
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
+                kills += 1
+                hit.add((name, *(p.name for p in checkpoints(cut / name / "checkpoints"))))
+            else:  # it had finished: start over, so that the next kill can land
+                shutil.rmtree(cut / name)
+        finish(start(line))
+        assert_same_run(whole / name, cut / name)
+    print(f"10 kills, after {len(hit)} different checkpoints: {sorted(hit)}")
+    assert len(hit) > 5, "the kills fell together"
 
 
 def _wait_for(path: Path, seconds: float = 60.0) -> None:

@@ -84,7 +84,8 @@ def _demo(commands: argparse._SubParsersAction) -> None:
         type=float,
         default=9.0,
         help="length of the trainings on a 2-core laptop (%(default)s), and one to three more for "
-        "encoding, sampling and figures, always; below half of the default these show nothing",
+        "encoding, sampling and figures; below half of the default these show nothing, below "
+        "a quarter they are made of fewer photos and samples too",
     )
     p.add_argument("--seed", type=int, default=0)
     _device(p)

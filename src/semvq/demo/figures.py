@@ -28,16 +28,15 @@ from semvq.metrics import (
     unigram_cross_entropy,
     unigram_entropy,
 )
-from semvq.photos import fruit
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
 from semvq.recipes.fruit import SAMPLING
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
 
-NUM_SAMPLES = 210  # per generator and control: 15 of every class
+SAMPLES_OF_CLASS = 15  # per generator and control
 NUM_SHOWN = 8  # photos in the rows of the report
-SAMPLES_SHOWN = 4  # of every class
+SAMPLES_SHOWN = 4  # of every class, where there are so many
 CHUNK = 32
 BATCH = 70  # samples drawn at a time
 NO_DIFFERENCE = 0.002  # LPIPS; four times the largest gain of three seeds (EXPERIMENTS.md)
@@ -56,8 +55,13 @@ class Photos:
 
 
 @torch.no_grad()
-def collect(out: Path, val: Path, *, seed: int) -> tuple[Figures, Pictures]:
-    """All figures for metrics.json and all picture grids for the report; on the CPU."""
+def collect(
+    out: Path, train: Path, val: Path, *, seed: int, sparseness: int = 1
+) -> tuple[Figures, Pictures]:
+    """All figures for metrics.json and all picture grids for the report; on the CPU.
+
+    Of the samples, one of `sparseness` is drawn, and at least one of every class.
+    """
     names = ("fruit_phase1", "fruit_phase2", "fruit_phase2_control")
     tokenizers = {name: open_tokenizer(out / name, torch.device("cpu")) for name in names}
     config = DataConfig(resolution=tokenizers["fruit_phase1"].config.resolution)
@@ -73,10 +77,12 @@ def collect(out: Path, val: Path, *, seed: int) -> tuple[Figures, Pictures]:
         generators["ar"], tokenizers["fruit_phase2"], held_out, train_codes
     )
     pictures["probe"] = found
+    per_class = max(1, SAMPLES_OF_CLASS // sparseness)
+    labels = torch.arange(per_class * len(held_out.classes)) % len(held_out.classes)
     samples = draw_samples(
-        generators, tokenizers["fruit_phase2"], train_codes, train_labels, held_out.classes, seed
+        generators, tokenizers["fruit_phase2"], train_codes, train_labels, labels, seed
     )
-    figures["class_agreement"] = agreement(samples, config, held_out)
+    figures["class_agreement"] = agreement(samples, load_photos(train, config), held_out)
     for name, (images, labels) in samples.items():
         pictures[f"samples_{name}"] = first_of_each_class(images, labels)
     return figures, pictures
@@ -159,15 +165,14 @@ def draw_samples(
     tokenizer: Tokenizer,
     train_codes: Tensor,
     train_labels: Tensor,
-    classes: tuple[str, ...],
+    labels: Tensor,
     seed: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Images and classes of both generators and of two controls without any context.
+    """Images and classes (`labels`) of both generators and of two controls without any context.
 
     The controls draw every code independently: from the unigram distribution of the training
     codes, and from that of the class asked for.
     """
-    labels = torch.arange(NUM_SAMPLES) % len(classes)
     codes = {
         name: torch.cat(
             [
@@ -197,12 +202,9 @@ def unigram_codes(
 
 
 def agreement(
-    samples: dict[str, tuple[Tensor, Tensor]],
-    config: DataConfig,
-    held_out: Photos,
+    samples: dict[str, tuple[Tensor, Tensor]], train: Photos, held_out: Photos
 ) -> Figures:
     """Class agreement of every kind of sample, with the classifier's own accuracy beside it."""
-    train = load_photos(fruit()[0], config)
     backbone = load_mobilenet_v2()
     num_classes = len(held_out.classes)
     with torch.enable_grad():
@@ -215,7 +217,7 @@ def agreement(
     return figures | {
         "real_held_out": real,
         "chance": 1 / num_classes,
-        "num_samples": NUM_SAMPLES,
+        "num_samples": len(samples["ar"][1]),
         "sampling": ", ".join(f"{k} {v}" for k, v in SAMPLING.items()),
         "classifier": "logistic regression on frozen MobileNetV2 features",
     }
