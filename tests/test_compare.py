@@ -64,9 +64,9 @@ def status(line: str) -> int:
 
 
 def compared(runs: str, at, more: str = "--train train") -> tuple[str, dict]:
-    line = f"compare {runs} --data val {more} {NETWORK} --out {at}/page.html --json {at}/f.json"
+    line = f"compare {runs} --data val {more} {NETWORK} --out {at}/new/page.html --json {at}/f.json"
     assert status(line) == 0
-    return (at / "page.html").read_text(), json.loads((at / "f.json").read_text())
+    return (at / "new" / "page.html").read_text(), json.loads((at / "f.json").read_text())
 
 
 @pytest.mark.slow

@@ -41,12 +41,14 @@ LAYERS = (
     ("runs", "edit", "evaluation"),
     ("recipes",),
     ("demo",),
+    ("grammar",),
     (
         "command_parts",
         "sample_commands",
         "evaluate_command",
         "compare_table",
         "compare_command",
+        "table_command",
         "commands",
     ),  # fmt: skip
     ("cli",),
@@ -111,6 +113,8 @@ def code_lines(path: Path) -> int:
 # device
 COMMAND_LINE = (
     "cli",
+    "grammar",
+    "table_command",
     "commands",
     "sample_commands",
     "evaluate_command",

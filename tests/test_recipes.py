@@ -1,19 +1,17 @@
 """Every recipe: built at full size without memory, and run for two steps after one shrinking."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
 from semvq.config import duration_in_images, from_dict, to_dict
-from semvq.losses.discriminators import PatchGANConfig, StyleGANDiscriminatorConfig
 from semvq.recipes import RECIPES, find_recipe
 from semvq.recipes.base import autoencoder_phase
 from semvq.recipes.describe import describe
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.recipe import Recipe
 from semvq.training.runs import train_recipe
-from semvq.training.tokenizer_task import TokenizerTaskConfig
+from tests.shrinking import shrink
 from tests.toy import photos
 
 PAPER = ("imagenet256", "ffhq256", "lsun_church256", "lsun_cat256", "lsun_bedroom256")
@@ -153,48 +151,6 @@ def test_the_demos_autoencoder_is_what_the_shared_helper_makes():
         duration=demo.loop.duration,
     )
     assert made == demo
-
-
-def shrink(recipe: Recipe) -> Recipe:
-    """The one shrinking all recipes share: toy widths, small images, two steps."""
-    loop = replace(
-        recipe.loop, duration="2 steps", batch_size=4, log_every="1 step", evaluate_every="2 steps",
-        save_every="2 steps",
-    )  # fmt: skip
-    task = recipe.task
-    if isinstance(task, TokenizerTaskConfig):
-        factor = 2 ** (len(task.tokenizer.multipliers) - 1)
-        side = 2 * max(factor, 8)
-        tokenizer = replace(
-            task.tokenizer, resolution=side, channels=8,
-            multipliers=tuple(1 for _ in task.tokenizer.multipliers),
-            quantizer=replace(task.tokenizer.quantizer, num_codes=16, code_dim=8),
-        )  # fmt: skip
-        gan = task.adversarial
-        if gan:
-            small = PatchGANConfig(channels=8, num_layers=1)
-            if isinstance(gan.discriminator, StyleGANDiscriminatorConfig):
-                small = replace(gan.discriminator, channel_base=64, max_channels=8)
-            # felt from the second step on, or from the first where the discriminator is upstream's
-            warmup = "0 steps" if gan.warmup == "0 steps" else "1 step"
-            gan = replace(gan, discriminator=small, start="0 steps", warmup=warmup, ramp="0 steps")
-        perceptual = replace(
-            task.perceptual, logits_from="efficientnet-lite0", logits_size=32, vgg_size=None
-        )
-        task = replace(
-            task, tokenizer=tokenizer, adversarial=gan, perceptual=perceptual,
-            data=replace(task.data, resolution=side, val_share=0.25),
-        )  # fmt: skip
-    elif isinstance(task, GeneratorTaskConfig):
-        tokenizer = shrink(find_recipe(recipe.upstream)).task.tokenizer
-        grid = tokenizer.resolution // tokenizer.factor
-        generator = replace(
-            task.generator, num_layers=2, width=32, num_heads=2, num_codes=16, grid_height=grid,
-            grid_width=grid, num_classes=3 if task.generator.num_classes else 0,
-        )  # fmt: skip
-        data = replace(task.data, resolution=tokenizer.resolution, val_share=0.25)
-        task = replace(task, generator=generator, data=data, num_views=2)
-    return replace(recipe, task=task, loop=loop)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from semvq.probe.comparison_page import write_comparison
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.journal import say_progress
+from semvq.training.lock import make_folder
 from semvq.training.runs import find_upstream, made_of, read_recipe, resolve_device
 
 LEAD = (
@@ -39,6 +40,8 @@ def compare(options: Namespace) -> None:
     """`semvq compare`: write the page and, with `--json`, its figures."""
     import_code(options)
     at_least_one(num=options.num, photos=options.photos)
+    for file in filter(None, (options.out, options.json)):
+        make_folder(file.parent)  # now, and not after all the work
     device = resolve_device(options.device)
     entrants = open_entrants(options.runs, device)
     _check_sampling(entrants, options)

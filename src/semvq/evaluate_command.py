@@ -50,6 +50,17 @@ Facts = dict[str, Any]
 
 def evaluate(options: Namespace) -> None:
     """`semvq evaluate`: prints figures and facts, and writes them with `--json`."""
+    record = measure(options)
+    if record is None:
+        return
+    _print(record)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.json, json.dumps(record, indent=1) + "\n")
+
+
+def measure(options: Namespace) -> dict[str, Any] | None:
+    """Figures, facts and warnings of a protocol; None at processes that only help."""
     import_code(options)
     at_least_one(num=options.num, batch_size=options.batch_size)
     _check_options(options)
@@ -66,22 +77,18 @@ def evaluate(options: Namespace) -> None:
     }
     figures, facts = protocols[options.protocol](options, setting, fabric.device)
     if not world.is_writer:
-        return
+        return None
     if options.fast and net:
         figures["fast_feature_difference"] = setting.differences[0]
     if net and any(name.endswith("score") for name in figures):
         facts["score"] = net.score
-    record = {
+    return {
         "protocol": options.protocol,
         "run": str(options.run),
         "figures": figures,
         "facts": facts | {"fast": options.fast} | versions(fabric.device),
         "warnings": _warnings(figures, options.protocol, setting),
     }
-    _print(record)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.json, json.dumps(record, indent=1) + "\n")
 
 
 def _check_options(options: Namespace) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from semvq.config import Config, did_you_mean, unknown
-from semvq.recipes import ffhq256, fruit, imagenet256, lsun256, own_photos
+from semvq.recipes import ffhq256, fruit, imagenet256, lsun256, own_photos, tables
 from semvq.training.recipe import Recipe
 
 RECIPES: tuple[Callable[[], Recipe], ...] = (
@@ -74,9 +74,13 @@ def find_recipe(name: str) -> Recipe:
         return recipe
     known = {make.__name__: make for make in RECIPES}
     if name not in known:
+        cells = tables.table_recipes()
+        if name in cells:
+            return cells[name]
         raise ValueError(
             f"expected a recipe, found '{name}'{did_you_mean(name, known)}; "
-            f"there are {', '.join(known)}, and your own as FILE.py:FUNCTION"
+            f"there are {', '.join(known)}, those that `semvq table N --scale S --dry-run` names, "
+            "and your own as FILE.py:FUNCTION"
         )
     return known[name]()
 

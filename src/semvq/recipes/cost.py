@@ -21,6 +21,7 @@ from semvq.losses.perceptual import LOGIT, PerceptualConfig
 # same 10,000. LSUN: its training sets (cats have no other).
 TRAINING_IMAGES: Mapping[str, int] = {
     "imagenet256": 1_281_167,
+    "ablation256": 1_281_167,
     "ffhq256": 60_000,
     "lsun_church256": 126_227,
     "lsun_cat256": 1_657_266,

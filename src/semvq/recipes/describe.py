@@ -124,7 +124,8 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
         model = task.tokenizer.build()
         side = task.tokenizer.resolution
         images = torch.empty(1, 3, side, side)
-        latents = torch.empty(1, model.quantizer.code_dim, *model.grid)
+        rows = columns = side // task.tokenizer.factor  # not the grid's, of several codes per place
+        latents = torch.empty(1, model.quantizer.code_dim, rows, columns)
         gan = task.adversarial and task.adversarial.discriminator.build(side)
     outputs = count_outputs(model.decoder, latents)
     if task.freeze_code_space:

@@ -3,3 +3,13 @@
 Networks and rules for codes, each in a file of its own; importing this package makes all of them
 known by name, so that their runs can be opened.
 """
+
+from semvq.rivals import (  # noqa: F401
+    factorized,
+    kmeans,
+    movq,
+    multichannel,
+    residual,
+    vit,
+    vqgan,
+)

@@ -53,8 +53,7 @@ def _check_upgrade(old: TokenizerConfig, new: TokenizerConfig) -> None:
             raise ValueError(
                 f"expected {name} of at least {getattr(old, name)}, found {getattr(new, name)}"
             )
-    attends = getattr(old, "decoder_attention_pairs", 0)
-    allowed = grows if attends else (*grows, "attention_heads")
+    allowed = grows if getattr(old, "decoder_attention_pairs", 0) else (*grows, "attention_heads")
     changed = [d for d in differences(new, old) if _key(d) not in allowed and not _is_loss(d)]
     if changed:
         raise ValueError("the upstream tokenizer is of another shape: " + "; ".join(changed))

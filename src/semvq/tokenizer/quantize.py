@@ -98,6 +98,10 @@ class Quantizer(nn.Module, ABC):
     def initialize(self, latents: Tensor) -> None:  # noqa: B027
         """Set the codes from latents of real images; does nothing where a rule has no need."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that are no part of the tokenizer, and that a resumed training restores."""
+        return {}
+
     def code_facts(self) -> dict[str, Any]:
         """What decides codes beside the tensors, JSON-ready; part of the code-space hash.
 

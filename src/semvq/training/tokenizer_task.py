@@ -234,15 +234,18 @@ class TokenizerTask(Task):
             self.adversary.export(folder)
 
     def state(self) -> dict[str, Tensor]:
-        """Scales of the perceptual layers and the window of code counts."""
-        tensors = {f"perceptual.{k}": v for k, v in self.perceptual.named_buffers(recurse=False)}
+        """Scales of the perceptual layers, what the quantizer keeps, the window of code counts."""
         counts = self.usage.summed(self.world.total).state()
-        return tensors | {f"usage.{k}": v for k, v in counts.items()}
+        return self._kept() | {f"usage.{k}": v for k, v in counts.items()}
+
+    def _kept(self) -> dict[str, Tensor]:
+        scales = {f"perceptual.{k}": v for k, v in self.perceptual.named_buffers(recurse=False)}
+        return scales | {f"quantizer.{k}": v for k, v in self.tokenizer.quantizer.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """The counts of all processes go to the writing one: their sum is what matters."""
         check_names(self.state(), state)
-        for name, buffer in self.perceptual.named_buffers(recurse=False):
-            buffer.copy_(state[f"perceptual.{name}"])
+        for name, tensor in self._kept().items():
+            tensor.copy_(state[name])
         for name, counts in self.usage.state().items():
             counts.copy_(state[f"usage.{name}"] if self.world.is_writer else 0 * counts)

@@ -1,0 +1,267 @@
+"""The command `semvq table`: a table of the paper, made of recipes, beside what it printed.
+
+Every run is an ordinary run folder and every measurement a file beside it, so that a table that was
+stopped goes on where it was, and tables share what they have in common.
+"""
+
+import csv
+import io
+import json
+import statistics
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from semvq.config import config_hash
+from semvq.evaluate_command import measure
+from semvq.files import write_atomically
+from semvq.grammar import parser
+from semvq.photos import fruit
+from semvq.recipes import find_recipe
+from semvq.recipes.describe import describe
+from semvq.recipes.tables import TITLES, Cell, cells
+from semvq.training.recipe import Recipe
+from semvq.training.runs import read_recipe, train_recipe
+
+SAMPLES = {"tiny": 231, "mini": 5000, "paper": 50_000}  # tiny: as many as photos are held out
+FIGURES = {"rFID": "rfid", "usage": "codebook_usage", "FID": "fid", "IS": "score"}
+PLANNED_ON = {"tiny": "cpu2", "mini": "h200", "paper": "h200"}
+COLUMNS = (
+    "table", "row", "column", "dataset", "scale", "seed", "metric", "value", "published", "run",
+    "decoder", "recipe_hash", "images_seen", "network", "weights", "device", "semvq", "torch",
+)  # fmt: skip
+
+
+def table(options: Namespace) -> int:
+    """`semvq table`: exit code 128 + signal where a training was stopped."""
+    chosen = _chosen(options)
+    if options.dry_run:
+        _plan(options, chosen)
+        return 0
+    found: list[dict[str, Any]] = []
+    data, val = _photos(options, chosen)
+    for seed in options.seeds:
+        folder = _folder(options) / f"seed{seed}"
+        for recipe in in_order(run for cell in chosen for run in (cell.run, cell.decoder)):
+            stopped = train_recipe(
+                replace(recipe, loop=replace(recipe.loop, seed=seed)),
+                folder / recipe.name,
+                data=data,
+                val=val,
+                tokens=_codes_of_another(recipe, folder),
+                num_workers=options.workers,
+                device=options.device,
+            )
+            if stopped is not None:
+                return 128 + stopped
+        for cell in chosen:
+            found.append(_record(options, cell, seed, folder))
+    _print(options, chosen, found)
+    if options.csv:
+        write_atomically(options.csv, as_csv(found))
+    return 0
+
+
+def _chosen(options: Namespace) -> list[Cell]:
+    """The cells that were asked for; ValueError where there are none."""
+    found = cells(options.table, options.scale)
+    for name, wanted in (("row", options.rows), ("dataset", options.dataset)):
+        if wanted is None:
+            continue
+        known = list(dict.fromkeys(getattr(cell, name) for cell in found))
+        for one in [wanted] if isinstance(wanted, str) else wanted:
+            if one not in known:
+                raise ValueError(f"expected a {name} among {', '.join(known)}; found '{one}'")
+        found = [cell for cell in found if getattr(cell, name) in wanted]
+    if not found:
+        raise ValueError(f"table {options.table} has no cells at scale {options.scale}")
+    return found
+
+
+def _photos(options: Namespace, chosen: list[Cell]) -> tuple[Any, Any]:
+    """Training and held-out images; ValueError where cells need others than one data set."""
+    datasets = list(dict.fromkeys(cell.dataset for cell in chosen))
+    if len(datasets) > 1:
+        raise ValueError(
+            f"expected the cells of one data set at a time, found {', '.join(datasets)}; choose "
+            "with --dataset and give its images with --data"
+        )
+    if options.data is not None:
+        return options.data, options.val
+    if options.scale == "tiny":
+        return fruit()
+    raise ValueError(f"expected --data with training images for {datasets[0]}, found none")
+
+
+def _folder(options: Namespace) -> Path:
+    return options.out or Path("runs") / "tables" / options.scale
+
+
+def in_order(names: Iterable[str | None]) -> list[Recipe]:
+    """The recipes of these names and all they start from, each after its upstream."""
+    found: dict[str, Recipe] = {}
+
+    def add(name: str) -> None:
+        recipe = find_recipe(name)
+        if recipe.upstream:
+            add(recipe.upstream)
+        found.setdefault(name, recipe)
+
+    for name in names:
+        if name is not None:
+            add(name)
+    return list(found.values())
+
+
+def _codes_of_another(recipe: Recipe, folder: Path) -> Path | None:
+    """The token cache that another transformer of the same codes has left; None for its own."""
+    if recipe.upstream is None or (folder / recipe.name / "tokens").exists():
+        return None
+    for other in sorted(folder.glob(f"{recipe.upstream}_*")):
+        whole = (other / "finished").exists() and (other / "tokens").exists()
+        if whole and read_recipe(other).upstream == recipe.upstream:
+            return other / "tokens"
+    return None
+
+
+# --- measuring -------------------------------------------------------------------------------
+
+
+def _record(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
+    """A line for the table of numbers: measured now, or read where it was measured before."""
+    record = _measured(options, cell, seed, folder)
+    recipe = read_recipe(folder / cell.run)
+    facts, value = record["facts"], record["figures"].get(FIGURES[cell.metric])
+    return {
+        "table": options.table,
+        **{name: getattr(cell, name) for name in ("row", "column", "dataset", "metric", "run")},
+        "scale": options.scale,
+        "seed": seed,
+        "value": value,
+        "published": cell.published,
+        "decoder": cell.decoder,
+        "recipe_hash": config_hash(recipe),
+        "images_seen": describe(recipe)["images_seen"],
+        **{name: facts[name] for name in ("network", "weights", "device", "semvq", "torch")},
+    }
+
+
+def _measured(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
+    """What `semvq evaluate` says of the cell's run, kept in a file beside the runs."""
+    generated = cell.metric in ("FID", "IS")
+    num = options.num or SAMPLES[options.scale]
+    data, val = _photos(options, [cell])
+    if generated:
+        name = f"{cell.run}+{cell.decoder or 'own'}-{num}-{options.network}.json"
+        statistics_file = folder.parent / f"{cell.dataset}-{options.network}.npz"
+        words = ["--protocol", "generation", "--statistics", str(statistics_file)]
+        words += ["--num", str(num)]
+        if not statistics_file.exists():  # with images come controls, of which one table is enough
+            words += ["--data", str(data)]
+        words += ["--decoder", str(folder / cell.decoder)] if cell.decoder else []
+    else:
+        name = f"{cell.run}-{options.network}.json"
+        words = ["--protocol", "reconstruction", "--data", str(val or data)]
+    file = folder / "measured" / name
+    if not file.exists():
+        words += ["--network", options.network, "--device", options.device, "--seed", str(seed)]
+        words += ["--workers", str(options.workers)]
+        record = measure(parser().parse_args(["evaluate", str(folder / cell.run), *words]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(record, indent=1) + "\n")
+    return json.loads(file.read_text())
+
+
+def as_csv(records: list[dict[str, Any]]) -> str:
+    """A head and a line for every number."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+# --- printing --------------------------------------------------------------------------------
+
+
+def _print(options: Namespace, chosen: list[Cell], found: list[dict[str, Any]]) -> None:
+    """Rows and columns as in the paper: ours, its spread over seeds, what was printed."""
+    columns = list(dict.fromkeys(cell.column for cell in chosen))
+    sheet = Table(*[TITLES[options.table], *columns], box=None)
+    for row in dict.fromkeys(cell.row for cell in chosen):
+        texts = []
+        for column in columns:
+            values = [r for r in found if (r["row"], r["column"]) == (row, column)]
+            texts.append(_text(values) if values else "")
+        sheet.add_row(row, *texts)
+    console = Console()
+    console.print(sheet)
+    several = len(options.seeds) > 1
+    seeds = f", mean of {len(options.seeds)} seeds (least to most)" if several else ""
+    console.print(
+        f"ours at scale {options.scale}{seeds}; in square brackets the paper's, of its own size "
+        "and data",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _text(records: list[dict[str, Any]]) -> str:
+    values = [r["value"] for r in records if r["value"] is not None]
+    published = records[0]["published"]
+    printed = "" if published is None else rf" \[{published:g}]"  # \[ is no markup
+    if not values:
+        return f"–{printed}"
+    text = f"{statistics.mean(values):.4g}"
+    if len(values) > 1:
+        text += f" ({min(values):.4g} to {max(values):.4g})"
+    return text + printed
+
+
+def _plan(options: Namespace, chosen: list[Cell]) -> None:
+    """Every cell with its recipe, every recipe with its size and cost, and what all cost."""
+    made = in_order(run for cell in chosen for run in (cell.run, cell.decoder))
+    facts = {r.name: describe(r, PLANNED_ON[options.scale]) for r in made}
+    hours = [f["hours"] for f in facts.values() if not isinstance(f["hours"], str)]
+    if options.json:
+        recipes = {
+            name: {k: f[k] for k in ("parameters", "images_seen", "hours")}
+            for name, f in facts.items()
+        }
+        plan = {"cells": [c._asdict() for c in chosen], "recipes": recipes, "hours": sum(hours)}
+        print(json.dumps(plan, indent=1))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    sheet = Table(TITLES[options.table], "column", "data set", "recipe", "paper", box=None)
+    for cell in chosen:
+        run = cell.run + (f", drawn by {cell.decoder}" if cell.decoder else "")
+        printed = "" if cell.published is None else f"{cell.published:g}"
+        sheet.add_row(cell.row, cell.column, cell.dataset, run, printed)
+    console.print(sheet)
+    sheet = Table("recipe", "starts from", "parameters", "images", "hours", box=None)
+    for recipe in made:
+        found = facts[recipe.name]
+        parts = found["parameters"]
+        size = parts.get("tokenizer", parts.get("transformer"))
+        sheet.add_row(
+            recipe.name, recipe.upstream or "–", f"{size / 1e6:,.1f}M",
+            _number(found["images_seen"]), _number(found["hours"]),
+        )  # fmt: skip
+    console.print(sheet)
+    seeds = len(options.seeds)
+    console.print(
+        f"{len(made)} trainings for {len(chosen)} cells: {_number(sum(hours))} hours "
+        f"({next(iter(facts.values()))['device']}, by `semvq describe`'s arithmetic), times "
+        f"{seeds} seed{'s' * (seeds > 1)}; sampling and measuring are not counted",
+        soft_wrap=True,
+    )
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,184 @@
+"""The paper's tables as recipes: every cell, its cost, and a table made, stopped and resumed."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from semvq import table_command
+from semvq.cli import main
+from semvq.config import from_dict, to_dict
+from semvq.recipes import RECIPES, find_recipe
+from semvq.recipes.describe import describe
+from semvq.recipes.tables import SCALES, TITLES, cells, table_recipes
+from semvq.training.recipe import Recipe
+from semvq.training.runs import train_recipe
+from tests.shrinking import shrink
+from tests.toy import photos
+
+TABLE_RECIPES = table_recipes()
+EVERY = [(table, scale) for table in TITLES for scale in SCALES if (table, scale) != ("3", "tiny")]
+# the paper's words for its tokenizers (Tables 1 and 3), exactly
+COUNTS = {
+    "ablation256_low": 54_515_587,
+    "ablation256_conv2": 69_861_251,
+    "ablation256_attention2": 61_362_051,
+    "ablation256_sem_attention": 57_938_819,
+    "mini64_low": 16_391_755,
+    "tiny48_low": 561_995,
+}
+
+
+@pytest.mark.parametrize("table, scale", EVERY)
+def test_every_cell_is_a_recipe_that_can_be_described(table, scale):
+    found = cells(table, scale)
+    assert found and len({(c.row, c.column, c.dataset) for c in found}) == len(found)
+    for cell in found:
+        recipe = find_recipe(cell.run)
+        assert recipe.name == cell.run
+        if cell.decoder:  # speaks the same codes
+            code_space = find_recipe(cell.decoder)
+            same = {cell.decoder, code_space.upstream}
+            assert recipe.upstream in same, cell
+
+
+def test_names_are_told_apart_and_recipes_are_json():
+    assert not set(TABLE_RECIPES) & {make.__name__ for make in RECIPES}
+    for name, recipe in TABLE_RECIPES.items():
+        assert recipe.name == name and from_dict(Recipe, to_dict(recipe)) == recipe
+    for name, count in COUNTS.items():
+        assert describe(TABLE_RECIPES[name])["parameters"]["tokenizer"] == count
+
+
+def test_variants_change_what_they_say_and_nothing_else():
+    low, sem = (to_dict(TABLE_RECIPES[f"ablation256_{v}"].task) for v in ("low", "sem"))
+    changed = [key for key in low if low[key] != sem[key]]
+    assert changed == ["perceptual"]
+    assert (low["perceptual"]["alpha"], sem["perceptual"]["alpha"]) == (0.0, 1.0)
+    assert TABLE_RECIPES["ablation256_e"].task.perceptual.layer_weights() == {"logit": 1.0}
+    d = TABLE_RECIPES["mini64_d"].task.perceptual.layer_weights()
+    assert sorted(d) == ["logit", "relu4_3", "relu5_3"]
+
+
+def test_published_figures_are_those_that_stand_beside_the_recipes():
+    for cell in (*cells("3", "paper"), *cells("4", "paper"), *cells("2", "paper")):
+        name = {"usage": "codebook usage"}.get(cell.metric, cell.metric)
+        run = find_recipe(cell.run)
+        if cell.metric == "usage" and cell.row == "SeQ-GAN":
+            run = find_recipe(run.upstream)  # phase 2 keeps phase 1's codes
+        printed = [p.value for p in run.published if p.metric == name]
+        assert printed == ([] if cell.published is None else [cell.published]), cell
+
+
+def test_baselines_of_two_tables_are_one_recipe():
+    assert {c.run for c in cells("1", "mini")} & {c.run for c in cells("6", "mini")} == {
+        "mini64_low", "mini64_low_ar", "mini64_low_nar",
+    }  # fmt: skip
+
+
+def distinct() -> list[str]:
+    """Of recipes that shrink to the same thing, whatever they are called, one."""
+    seen: dict[str, str] = {}
+    for name, recipe in TABLE_RECIPES.items():
+        facts = to_dict(shrink(recipe)) | {"name": "", "summary": "", "published": []}
+        seen.setdefault(json.dumps(facts, sort_keys=True), name)
+    return list(seen.values())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    photos(folder / "photos")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", distinct())
+def test_recipe_trains_two_steps_when_shrunk(name, runs):
+    recipe = shrink(TABLE_RECIPES[name])
+    for upstream in (recipe.upstream,) if recipe.upstream else ():
+        first = shrink(find_recipe(upstream))
+        if first.upstream:
+            before = shrink(find_recipe(first.upstream))
+            train_recipe(before, runs / before.name, data=runs / "photos")
+        train_recipe(first, runs / first.name, data=runs / "photos")
+    assert train_recipe(recipe, runs / name, data=runs / "photos") is None
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["table", *words])
+    return stop.value.code
+
+
+def test_a_dry_run_names_everything_and_makes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("6", "--scale", "paper", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert len(plan["cells"]) == 21 and len(plan["recipes"]) == 21
+    assert plan["hours"] == pytest.approx(sum(r["hours"] for r in plan["recipes"].values()))
+    assert run("1", "--scale", "mini", "--dry-run", "--rows", "+Conv x2", "--seeds", "0", "1") == 0
+    said = capsys.readouterr().out
+    assert "mini64_conv2_ar_l_2x" in said and "mini64_low" not in said and "2 seeds" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (("6", "--scale", "mini"), "expected --data with training images for mini64, found none"),
+        (("6", "--scale", "tiny", "--rows", "F"), "expected a row among L_low, A, B.*found 'F'"),
+        (("2", "--scale", "paper", "--data", "."), "one data set at a time.*imagenet256, ffhq256"),
+        (("2", "--scale", "paper", "--dataset", "x"), "expected a dataset among imagenet256"),
+        (("3", "--scale", "tiny", "--dry-run"), "table 3 has no cells at scale tiny"),
+    ],
+)
+def test_mistakes_are_named(words, complaint, capsys):
+    assert run(*words) == 2
+    assert re.search(complaint, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_table_is_made_stopped_and_resumed(tmp_path, monkeypatch, capsys):
+    photos(tmp_path / "photos", per_class=8)
+    photos(tmp_path / "held_out", per_class=4, seed=1)
+    monkeypatch.setattr(table_command, "find_recipe", lambda name: shrink(find_recipe(name)))
+    words = ["6", "--scale", "tiny", "--rows", "L_low", "E", "--data", str(tmp_path / "photos")]
+    words += ["--val", str(tmp_path / "held_out"), "--out", str(tmp_path / "out"), "--num", "12"]
+    words += ["--network", "mobilenet-v2", "--seeds", "0", "1", "--csv", str(tmp_path / "all.csv")]
+    trained: list[str] = []
+
+    def stopping(recipe, folder, **given):
+        if len(trained) == 4 and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            return 15  # as a SIGTERM would
+        trained.append(f"{folder.parent.name}/{recipe.name}")
+        return train_recipe(recipe, folder, **given)
+
+    monkeypatch.setattr(table_command, "train_recipe", stopping)
+    assert run(*words) == 128 + 15
+    assert run(*words) == 0
+    finished = {
+        path.parent: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("finished")
+    }
+    assert len(finished) == 2 * 7  # the autoencoder, and tokenizer, AR, NAR of two rows
+    said = capsys.readouterr().out
+    assert "L_low" in said and "[3.45]" in said and "mean of 2 seeds" in said
+
+    def not_again(options):
+        raise AssertionError("was measured before")
+
+    monkeypatch.setattr(table_command, "measure", not_again)
+    assert run(*words) == 0
+    assert finished == {path: (path / "finished").stat().st_mtime_ns for path in finished}
+    lines = list(csv.DictReader((tmp_path / "all.csv").open()))
+    assert len(lines) == 2 * 6
+    by_cell = {(line["seed"], line["run"]): line for line in lines}
+    line = by_cell["1", "tiny48_e_nar"]
+    assert float(line["value"]) > 0 and float(line["published"]) == 14.0
+    record = json.loads((tmp_path / "out/seed1/tiny48_e_nar/recipe.json").read_text())
+    assert line["recipe_hash"] == record["hash"] and line["images_seen"] == "8"
+    # NAR learned the codes that AR's run had left
+    assert (tmp_path / "out/seed0/tiny48_e_ar/tokens").exists()
+    assert not (tmp_path / "out/seed0/tiny48_e_nar/tokens").exists()
