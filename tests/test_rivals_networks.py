@@ -224,7 +224,8 @@ def test_modulated_norm_resizes_the_embeddings_to_the_nearest(memory_format):
         normal = F.group_norm(x, 2, norm.norm.weight, norm.norm.bias, 1e-6)
         gain, shift = wide.chunk(2, 1)
         torch.testing.assert_close(norm(x, z), after(normal * gain + shift))
-    same = modulated(x, torch.ones(2, 8, 3, 2), torch.zeros(2, 8, 3, 2))
+    ones, zeros = torch.ones(2, 8, 3, 2), torch.zeros(2, 8, 3, 2)
+    same = modulated(x, *(t.contiguous(memory_format=memory_format) for t in (ones, zeros)))
     assert torch.equal(same, x) and same.is_contiguous(memory_format=memory_format)
 
 
