@@ -1,7 +1,8 @@
 """MoVQ (Zheng et al. 2022): VQGAN's encoder, and a decoder whose norms read the embeddings.
 
-Plain norms carry away what a place's code said; here each of the decoder's norms gets it back
-(Sec. 3.1 there). The four codes of a place are `multichannel`'s.
+Plain norms carry away what a place's code said; here each of the decoder's norms gets it back,
+which its authors call spatially conditional normalization. The four codes of a place are
+`multichannel`'s.
 """
 
 from dataclasses import dataclass
@@ -23,9 +24,8 @@ from semvq.tokenizer.quantize import QuantizerConfig
 class MoVQConfig(VQGANConfig):
     """VQGAN's shape with modulated norms in the decoder; 78,261,123 parameters.
 
-    The paper's Table 3 has 82.7M, 4.4M (5.4%) more. Where they lie is not known: MoVQ's own code
-    was never published, and this is the decoder that later models took from it (Kandinsky 2.1),
-    at VQGAN's sizes.
+    The paper's Table 3 has 82.7M, 4.4M (5.4%) more. Where they lie is not known: this is the
+    decoder as it is published with later models (Kandinsky 2.1), at VQGAN's sizes.
     """
 
     quantizer: QuantizerConfig = MultichannelQuantizerConfig()
@@ -62,10 +62,10 @@ class ModulatedNormSiLU(ModulatedNorm):
 
 
 def modulated(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """x * gain + shift, where x is (B, C, H, W) and the others, (B, C, h, w), fill its size.
+    """x (B, C, H, W) * gain + shift, both (B, C, h, w) and resized to the nearest; x's layout.
 
-    They are nearest neighbours: a place of theirs serves H/h x W/w of x. A 1x1 convolution may go
-    before that as well as after it, and before it is up to f**2 times less work.
+    A place of theirs serves H/h x W/w of x, so it is read that often and never copied. That the
+    1x1 convolution goes before the resizing, not after it as published, gives the same values.
     """
     h, w = gain.shape[-2:]
     cells = x.unflatten(3, (w, -1)).unflatten(2, (h, -1))  # (B, C, h, H/h, w, W/w)
