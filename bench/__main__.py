@@ -28,7 +28,8 @@ from bench import growth, profile
 from bench.case import Row, Setting
 from bench.measure import ceilings, in_fresh_process, run_row
 from bench.rows import PEERS, ROWS
-from bench.table import commit, print_table, with_floor
+from bench.table import print_table, with_floor
+from semvq.evaluation.versions import commit
 
 SECONDS, QUICK_SECONDS = 10.0, 0.8  # of timing per row
 

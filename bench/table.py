@@ -1,7 +1,5 @@
 """The figures as a table, and what is derived from them: rates, ratios and shares of the floor."""
 
-import subprocess
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -92,19 +90,3 @@ def digits(value: float) -> str:
 def megabytes(count: int | None) -> str:
     """Memory in MB; – where it is not known."""
     return "–" if count is None else f"{count / 1e6:,.0f} MB"
-
-
-def commit() -> str:
-    """Of the working tree, with a + where it was changed; "unknown" outside a repository."""
-    here = Path(__file__).parent
-    commands = ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"]
-    try:
-        found, changed = (
-            subprocess.run(
-                ["git", *words], cwd=here, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for words in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found + "+" * bool(changed)

@@ -133,6 +133,7 @@ def test_a_dry_run_names_everything_and_makes_nothing(tmp_path, monkeypatch, cap
     "words, complaint",
     [
         (("6", "--scale", "mini"), "expected --data with training images for mini64, found none"),
+        (("6", "--scale", "mini", "--data", "."), "expected --val with held-out images for mini64"),
         (("6", "--scale", "tiny", "--rows", "F"), "expected a row among L_low, A, B.*found 'F'"),
         (("2", "--scale", "paper", "--data", "."), "one data set at a time.*imagenet256, ffhq256"),
         (("2", "--scale", "paper", "--dataset", "x"), "expected a dataset among imagenet256"),
@@ -183,7 +184,7 @@ def test_a_table_is_made_stopped_and_resumed(tmp_path, monkeypatch, capsys):
     line = by_cell["1", "tiny48_e_nar"]
     assert float(line["value"]) > 0 and float(line["published"]) == 14.0
     record = json.loads((tmp_path / "out/seed1/tiny48_e_nar/recipe.json").read_text())
-    assert line["recipe_hash"] == record["hash"] and line["images_seen"] == "8"
+    assert line["recipe_hash"] == record["hash"] and line["images_seen"] == "8" and line["commit"]
     # NAR learned the codes that AR's run had left
     assert (tmp_path / "out/seed0/tiny48_e_ar/tokens").exists()
     assert not (tmp_path / "out/seed0/tiny48_e_nar/tokens").exists()

@@ -227,7 +227,7 @@ def _table(commands: argparse._SubParsersAction) -> None:
                    help="packaged photos on a CPU, minutes of a GPU, the paper's")  # fmt: skip
     p.add_argument("--dry-run", action="store_true", help="cells, recipes, cost; nothing is made")
     p.add_argument("--data", type=Path, help="training images (tiny: the packaged photos)")
-    p.add_argument("--val", type=Path, help="held-out images (default: a share of --data)")
+    p.add_argument("--val", type=Path, help="held-out images, which go with --data")
     p.add_argument("--dataset", help="cells of this data set alone, where a table has several")
     p.add_argument("--rows", nargs="+", metavar="ROW", help="these rows alone")
     p.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(default)s)")

@@ -18,23 +18,28 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from semvq.command_parts import is_first_process
 from semvq.config import config_hash
 from semvq.evaluate_command import measure
+from semvq.evaluation.versions import commit
 from semvq.files import write_atomically
 from semvq.grammar import parser
 from semvq.photos import fruit
 from semvq.recipes import find_recipe
 from semvq.recipes.describe import describe
 from semvq.recipes.tables import TITLES, Cell, cells
+from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.recipe import Recipe
 from semvq.training.runs import read_recipe, train_recipe
 
 SAMPLES = {"tiny": 231, "mini": 5000, "paper": 50_000}  # tiny: as many as photos are held out
+GENERATED = ("FID", "IS")
 FIGURES = {"rFID": "rfid", "usage": "codebook_usage", "FID": "fid", "IS": "score"}
 PLANNED_ON = {"tiny": "cpu2", "mini": "h200", "paper": "h200"}
 COLUMNS = (
     "table", "row", "column", "dataset", "scale", "seed", "metric", "value", "published", "run",
-    "decoder", "recipe_hash", "images_seen", "network", "weights", "device", "semvq", "torch",
+    "decoder", "recipe_hash", "commit", "images_seen", "network", "weights", "device", "semvq",
+    "torch",
 )  # fmt: skip
 
 
@@ -45,37 +50,49 @@ def table(options: Namespace) -> int:
         _plan(options, chosen)
         return 0
     found: list[dict[str, Any]] = []
-    data, val = _photos(options, chosen)
     for seed in options.seeds:
         folder = _folder(options) / f"seed{seed}"
-        for recipe in in_order(run for cell in chosen for run in (cell.run, cell.decoder)):
-            stopped = train_recipe(
-                replace(recipe, loop=replace(recipe.loop, seed=seed)),
-                folder / recipe.name,
-                data=data,
-                val=val,
-                tokens=_codes_of_another(recipe, folder),
-                num_workers=options.workers,
-                device=options.device,
-            )
-            if stopped is not None:
-                return 128 + stopped
-        for cell in chosen:
-            found.append(_record(options, cell, seed, folder))
-    _print(options, chosen, found)
-    if options.csv:
-        write_atomically(options.csv, as_csv(found))
+        stopped = _train(options, chosen, seed, folder)
+        if stopped is not None:
+            return 128 + stopped
+        _measure(options, chosen, seed, folder)
+        if is_first_process():
+            found += [_record(options, cell, seed, folder) for cell in chosen]
+    if is_first_process():
+        _print(options, chosen, found)
+        if options.csv:
+            write_atomically(options.csv, as_csv(found))
     return 0
+
+
+def _train(options: Namespace, chosen: list[Cell], seed: int, folder: Path) -> int | None:
+    """Every run that the cells need, as far as it is missing; the signal that stopped one."""
+    data, val = _photos(options, chosen)
+    done: list[Recipe] = []
+    for recipe in in_order(run for cell in chosen for run in (cell.run, cell.decoder)):
+        stopped = train_recipe(
+            replace(recipe, loop=replace(recipe.loop, seed=seed)),
+            folder / recipe.name,
+            data=data,
+            val=val,
+            tokens=_codes_of_another(recipe, done, folder),
+            num_workers=options.workers,
+            device=options.device,
+        )
+        if stopped is not None:
+            return stopped
+        done.append(recipe)
+    return None
 
 
 def _chosen(options: Namespace) -> list[Cell]:
     """The cells that were asked for; ValueError where there are none."""
     found = cells(options.table, options.scale)
-    for name, wanted in (("row", options.rows), ("dataset", options.dataset)):
+    for name, wanted in (("row", options.rows), ("dataset", options.dataset and [options.dataset])):
         if wanted is None:
             continue
         known = list(dict.fromkeys(getattr(cell, name) for cell in found))
-        for one in [wanted] if isinstance(wanted, str) else wanted:
+        for one in wanted:
             if one not in known:
                 raise ValueError(f"expected a {name} among {', '.join(known)}; found '{one}'")
         found = [cell for cell in found if getattr(cell, name) in wanted]
@@ -92,11 +109,13 @@ def _photos(options: Namespace, chosen: list[Cell]) -> tuple[Any, Any]:
             f"expected the cells of one data set at a time, found {', '.join(datasets)}; choose "
             "with --dataset and give its images with --data"
         )
-    if options.data is not None:
-        return options.data, options.val
-    if options.scale == "tiny":
+    if options.data is None and options.scale == "tiny":
         return fruit()
-    raise ValueError(f"expected --data with training images for {datasets[0]}, found none")
+    for name in ("data", "val"):
+        if getattr(options, name) is None:
+            what = {"data": "training", "val": "held-out"}[name]
+            raise ValueError(f"expected --{name} with {what} images for {datasets[0]}, found none")
+    return options.data, options.val
 
 
 def _folder(options: Namespace) -> Path:
@@ -119,23 +138,59 @@ def in_order(names: Iterable[str | None]) -> list[Recipe]:
     return list(found.values())
 
 
-def _codes_of_another(recipe: Recipe, folder: Path) -> Path | None:
-    """The token cache that another transformer of the same codes has left; None for its own."""
-    if recipe.upstream is None or (folder / recipe.name / "tokens").exists():
-        return None
-    for other in sorted(folder.glob(f"{recipe.upstream}_*")):
-        whole = (other / "finished").exists() and (other / "tokens").exists()
-        if whole and read_recipe(other).upstream == recipe.upstream:
-            return other / "tokens"
+def _codes_of_another(recipe: Recipe, done: list[Recipe], folder: Path) -> Path | None:
+    """The token cache that a transformer of the same codes has left before; None for its own."""
+    if isinstance(recipe.task, GeneratorTaskConfig):
+        for other in done:
+            same = isinstance(other.task, GeneratorTaskConfig) and other.upstream == recipe.upstream
+            if same and (folder / other.name / "tokens").exists():
+                return folder / other.name / "tokens"
     return None
 
 
 # --- measuring -------------------------------------------------------------------------------
 
 
+def _measure(options: Namespace, chosen: list[Cell], seed: int, folder: Path) -> None:
+    """What `semvq evaluate` says of the cells' runs, each kept in a file beside the runs."""
+    # all processes of one table have to find the same files missing: hence before the first is made
+    cell_of = {_file(options, cell, folder): cell for cell in chosen}
+    for file, cell in [pair for pair in cell_of.items() if not pair[0].exists()]:
+        found = measure(parser().parse_args(_evaluation(options, cell, seed, folder)))
+        if found is not None:
+            # the commit of the measurement: a run may have gone on over several
+            record = found | {"commit": commit()}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(record, indent=1) + "\n")
+
+
+def _file(options: Namespace, cell: Cell, folder: Path) -> Path:
+    """Where a cell's measurement is kept; cells may share one."""
+    name = f"{cell.run}-{options.network}.json"
+    if cell.metric in GENERATED:
+        num = options.num or SAMPLES[options.scale]
+        name = f"{cell.run}+{cell.decoder or 'own'}-{num}-{options.network}.json"
+    return folder / "measured" / name
+
+
+def _evaluation(options: Namespace, cell: Cell, seed: int, folder: Path) -> list[str]:
+    """The words of `semvq evaluate`."""
+    data, val = _photos(options, [cell])
+    words = ["evaluate", str(folder / cell.run), "--network", options.network]
+    words += ["--device", options.device, "--seed", str(seed), "--workers", str(options.workers)]
+    if cell.metric not in GENERATED:
+        return [*words, "--protocol", "reconstruction", "--data", str(val)]
+    statistics_file = folder.parent / f"{cell.dataset}-{options.network}.npz"
+    words += ["--protocol", "generation", "--statistics", str(statistics_file)]
+    words += ["--num", str(options.num or SAMPLES[options.scale])]
+    if not statistics_file.exists():  # with images come controls, of which one table is enough
+        words += ["--data", str(data)]
+    return [*words, *(["--decoder", str(folder / cell.decoder)] if cell.decoder else [])]
+
+
 def _record(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
-    """A line for the table of numbers: measured now, or read where it was measured before."""
-    record = _measured(options, cell, seed, folder)
+    """A line for the table of numbers."""
+    record = json.loads(_file(options, cell, folder).read_text())
     recipe = read_recipe(folder / cell.run)
     facts, value = record["facts"], record["figures"].get(FIGURES[cell.metric])
     return {
@@ -147,35 +202,10 @@ def _record(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str
         "published": cell.published,
         "decoder": cell.decoder,
         "recipe_hash": config_hash(recipe),
+        "commit": record["commit"],
         "images_seen": describe(recipe)["images_seen"],
         **{name: facts[name] for name in ("network", "weights", "device", "semvq", "torch")},
     }
-
-
-def _measured(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
-    """What `semvq evaluate` says of the cell's run, kept in a file beside the runs."""
-    generated = cell.metric in ("FID", "IS")
-    num = options.num or SAMPLES[options.scale]
-    data, val = _photos(options, [cell])
-    if generated:
-        name = f"{cell.run}+{cell.decoder or 'own'}-{num}-{options.network}.json"
-        statistics_file = folder.parent / f"{cell.dataset}-{options.network}.npz"
-        words = ["--protocol", "generation", "--statistics", str(statistics_file)]
-        words += ["--num", str(num)]
-        if not statistics_file.exists():  # with images come controls, of which one table is enough
-            words += ["--data", str(data)]
-        words += ["--decoder", str(folder / cell.decoder)] if cell.decoder else []
-    else:
-        name = f"{cell.run}-{options.network}.json"
-        words = ["--protocol", "reconstruction", "--data", str(val or data)]
-    file = folder / "measured" / name
-    if not file.exists():
-        words += ["--network", options.network, "--device", options.device, "--seed", str(seed)]
-        words += ["--workers", str(options.workers)]
-        record = measure(parser().parse_args(["evaluate", str(folder / cell.run), *words]))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(record, indent=1) + "\n")
-    return json.loads(file.read_text())
 
 
 def as_csv(records: list[dict[str, Any]]) -> str:
