@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "probe",
+    "table",
     "recipes",
     "describe",
     "assets",
