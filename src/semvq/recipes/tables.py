@@ -4,7 +4,8 @@
 measures them. Cells of other people's models that are quoted alone (Tables 3 and 4) are left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Literal, NamedTuple
 
 from semvq.recipes.rivals import rival_recipe, rivals
@@ -99,7 +100,8 @@ def cells(table: str, scale: str) -> list[Cell]:
     return list(whole[table](scale))
 
 
-def table_recipes() -> dict[str, Recipe]:
+@cache
+def table_recipes() -> Mapping[str, Recipe]:
     """The recipes that cells name beside those of the paper's own paths, by name."""
     found = [r for scale in (paper(), mini(), mini_photos(), tiny()) for r in recipes(scale)]
     for dataset in ("imagenet256", "ffhq256", "mini64", "mini128", "tiny48"):
