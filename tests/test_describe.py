@@ -26,6 +26,7 @@ from semvq.recipes.cost import (
 )
 from semvq.recipes.describe import describe
 from semvq.recipes.estimate import MEASURED, MIB, nearest_row
+from semvq.recipes.tables import table_recipes
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 
@@ -184,8 +185,9 @@ def test_epochs_take_the_published_size_of_the_papers_data_sets():
     assert describe(find_recipe("lsun_church256_tokenizer"))["images_seen"] == 126_227
     assert describe(find_recipe("imagenet256_ar"), epoch_size=10)["images_seen"] == 3000
     assert training_images("fruit_ar") is None
+    names = [make.__name__ for make in RECIPES] + list(table_recipes())
     for family in TRAINING_IMAGES:
-        assert any(make.__name__.startswith(f"{family}_") for make in RECIPES)
+        assert any(name.startswith(f"{family}_") for name in names)
 
 
 def test_a_data_set_of_unknown_size_is_said():

@@ -157,7 +157,8 @@ def test_an_estimate_brings_a_collapsed_codebook_to_life():
     quantizer._take(latents.permute(0, 2, 3, 1).flatten(0, 2))
 
     def error() -> float:
-        return float((latents - quantizer.lookup(quantizer.encode(latents))).square().mean())
+        found = quantizer.lookup(quantizer.encode(latents)).detach()
+        return float((latents - found).square().mean())
 
     used, before = len(quantizer.encode(latents).unique()), error()
     quantizer.estimate()
