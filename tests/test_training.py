@@ -187,6 +187,24 @@ def test_phase1_from_an_autoencoder_keeps_its_networks_and_makes_codes_of_its_la
         TokenizerTask(wide.task, _setting(tmp_path, data, tmp_path / "plain"))
 
 
+def test_phase1_from_an_autoencoder_trains_its_codes_from_the_first_step_and_resumes_bitwise(
+    tmp_path, data
+):
+    train("autoencoder", tmp_path / "plain", data, None)
+    changes = {"save_every": "3 steps", "evaluate_every": "2 steps", "log_every": "1 step"}
+    recipe = replace(toy_phase1(**changes), upstream="toy_autoencoder")
+    for name in ("whole", "cut"):
+        train_recipe(recipe, tmp_path / name, data=data, upstream=tmp_path / "plain")
+    steps = [line for line in read_log(tmp_path / "whole") if "loss/l1" in line]
+    assert len(steps) == 6
+    for line in steps:
+        for name in ("codebook", "commitment", "entropy"):
+            assert f"loss/{name}" in line, (line, name)
+    forget_the_end(tmp_path / "cut", images_seen=12)
+    train_recipe(recipe, tmp_path / "cut", data=data, upstream=tmp_path / "plain")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_run_that_goes_on_from_codes_keeps_them(tmp_path, data, upstream):
     recipe = replace(toy_phase1(), upstream="toy_phase1")
     gan = replace(recipe.task.adversarial, warmup="0 steps")

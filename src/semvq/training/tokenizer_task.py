@@ -80,7 +80,8 @@ class TokenizerTask(Task):
 
         torch.manual_seed(setting.seed)
         self.codes_are_new = True
-        self.tokenizer = self._tokenizer(setting).to(self.device)
+        # a tokenizer that was loaded comes in evaluation mode, where quantizers give no losses
+        self.tokenizer = self._tokenizer(setting).to(self.device).train()
         if config.freeze_code_space:
             self.tokenizer.freeze_code_space()
         self.perceptual = config.perceptual.load().to(self.device)
