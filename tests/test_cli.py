@@ -17,6 +17,7 @@ COMMANDS = (
     "edit",
     "evaluate",
     "compare",
+    "correlate",
     "probe",
     "table",
     "recipes",

@@ -48,6 +48,8 @@ LAYERS = (
         "evaluate_command",
         "compare_table",
         "compare_command",
+        "correlate_command",
+        "table_plan",
         "table_command",
         "commands",
     ),  # fmt: skip
@@ -115,11 +117,13 @@ COMMAND_LINE = (
     "cli",
     "grammar",
     "table_command",
+    "table_plan",
     "commands",
     "sample_commands",
     "evaluate_command",
     "compare_command",
     "compare_table",
+    "correlate_command",
     "command_parts",
 )
 NOT_CORE = (

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     _edit(commands)
     _evaluate(commands)
     _compare(commands)
+    _correlate(commands)
     _probe(commands)
     _table(commands)
     _recipes(commands)
@@ -209,6 +210,13 @@ def _compare(commands: argparse._SubParsersAction) -> None:
     _device(p)
 
 
+def _correlate(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("correlate", help="which cheap figure ranks tokenizers as FID does")
+    p.add_argument("figures", type=Path, nargs="+", metavar="FIGURES.json",
+                   help="what semvq compare --json wrote, of four tokenizers or more")  # fmt: skip
+    p.add_argument("--csv", type=Path, metavar="FILE", help="the table as a file too")
+
+
 def _probe(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("probe", help="what an AR transformer predicts given the true context")
     _run(p, "an AR run")
@@ -230,6 +238,7 @@ def _table(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--val", type=Path, help="held-out images, which go with --data")
     p.add_argument("--dataset", help="cells of this data set alone, where a table has several")
     p.add_argument("--rows", nargs="+", metavar="ROW", help="these rows alone")
+    p.add_argument("--columns", nargs="+", metavar="COLUMN", help="these columns alone")
     p.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(default)s)")
     p.add_argument("--num", type=int, help="samples per cell (paper 50000, mini 5000, tiny 231)")
     p.add_argument("--network", default="inception", help="inception (default), mobilenet-v2, …")

@@ -8,9 +8,7 @@ import csv
 import io
 import json
 import statistics
-import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from semvq.evaluation.versions import commit
 from semvq.files import write_atomically
 from semvq.grammar import parser
 from semvq.photos import fruit
-from semvq.recipes import find_recipe
 from semvq.recipes.describe import describe
 from semvq.recipes.tables import TITLES, Cell, cells
+from semvq.table_plan import in_order, print_plan
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.recipe import Recipe
 from semvq.training.runs import read_recipe, train_recipe
@@ -35,7 +33,6 @@ from semvq.training.runs import read_recipe, train_recipe
 SAMPLES = {"tiny": 231, "mini": 5000, "paper": 50_000}  # tiny: as many as photos are held out
 GENERATED = ("FID", "IS")
 FIGURES = {"rFID": "rfid", "usage": "codebook_usage", "FID": "fid", "IS": "score"}
-PLANNED_ON = {"tiny": "cpu2", "mini": "h200", "paper": "h200"}
 COLUMNS = (
     "table", "row", "column", "dataset", "scale", "seed", "metric", "value", "published", "run",
     "decoder", "recipe_hash", "commit", "images_seen", "network", "weights", "device", "semvq",
@@ -47,7 +44,7 @@ def table(options: Namespace) -> int:
     """`semvq table`: exit code 128 + signal where a training was stopped."""
     chosen = _chosen(options)
     if options.dry_run:
-        _plan(options, chosen)
+        print_plan(options, chosen)
         return 0
     found: list[dict[str, Any]] = []
     for seed in options.seeds:
@@ -88,7 +85,12 @@ def _train(options: Namespace, chosen: list[Cell], seed: int, folder: Path) -> i
 def _chosen(options: Namespace) -> list[Cell]:
     """The cells that were asked for; ValueError where there are none."""
     found = cells(options.table, options.scale)
-    for name, wanted in (("row", options.rows), ("dataset", options.dataset and [options.dataset])):
+    choices = {
+        "row": options.rows,
+        "column": options.columns,
+        "dataset": options.dataset and [options.dataset],
+    }
+    for name, wanted in choices.items():
         if wanted is None:
             continue
         known = list(dict.fromkeys(getattr(cell, name) for cell in found))
@@ -97,7 +99,10 @@ def _chosen(options: Namespace) -> list[Cell]:
                 raise ValueError(f"expected a {name} among {', '.join(known)}; found '{one}'")
         found = [cell for cell in found if getattr(cell, name) in wanted]
     if not found:
-        raise ValueError(f"table {options.table} has no cells at scale {options.scale}")
+        raise ValueError(
+            f"table {options.table} has no cells at scale {options.scale} that are in all of the "
+            "rows, columns and data set asked for"
+        )
     return found
 
 
@@ -120,22 +125,6 @@ def _photos(options: Namespace, chosen: list[Cell]) -> tuple[Any, Any]:
 
 def _folder(options: Namespace) -> Path:
     return options.out or Path("runs") / "tables" / options.scale
-
-
-def in_order(names: Iterable[str | None]) -> list[Recipe]:
-    """The recipes of these names and all they start from, each after its upstream."""
-    found: dict[str, Recipe] = {}
-
-    def add(name: str) -> None:
-        recipe = find_recipe(name)
-        if recipe.upstream:
-            add(recipe.upstream)
-        found.setdefault(name, recipe)
-
-    for name in names:
-        if name is not None:
-            add(name)
-    return list(found.values())
 
 
 def _codes_of_another(recipe: Recipe, done: list[Recipe], folder: Path) -> Path | None:
@@ -252,46 +241,3 @@ def _text(records: list[dict[str, Any]]) -> str:
     if len(values) > 1:
         text += f" ({min(values):.4g} to {max(values):.4g})"
     return text + printed
-
-
-def _plan(options: Namespace, chosen: list[Cell]) -> None:
-    """Every cell with its recipe, every recipe with its size and cost, and what all cost."""
-    made = in_order(run for cell in chosen for run in (cell.run, cell.decoder))
-    facts = {r.name: describe(r, PLANNED_ON[options.scale]) for r in made}
-    hours = [f["hours"] for f in facts.values() if not isinstance(f["hours"], str)]
-    if options.json:
-        recipes = {
-            name: {k: f[k] for k in ("parameters", "images_seen", "hours")}
-            for name, f in facts.items()
-        }
-        plan = {"cells": [c._asdict() for c in chosen], "recipes": recipes, "hours": sum(hours)}
-        print(json.dumps(plan, indent=1))
-        return
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    sheet = Table(TITLES[options.table], "column", "data set", "recipe", "paper", box=None)
-    for cell in chosen:
-        run = cell.run + (f", drawn by {cell.decoder}" if cell.decoder else "")
-        printed = "" if cell.published is None else f"{cell.published:g}"
-        sheet.add_row(cell.row, cell.column, cell.dataset, run, printed)
-    console.print(sheet)
-    sheet = Table("recipe", "starts from", "parameters", "images", "hours", box=None)
-    for recipe in made:
-        found = facts[recipe.name]
-        parts = found["parameters"]
-        size = parts.get("tokenizer", parts.get("transformer"))
-        sheet.add_row(
-            recipe.name, recipe.upstream or "–", f"{size / 1e6:,.1f}M",
-            _number(found["images_seen"]), _number(found["hours"]),
-        )  # fmt: skip
-    console.print(sheet)
-    seeds = len(options.seeds)
-    console.print(
-        f"{len(made)} trainings for {len(chosen)} cells: {_number(sum(hours))} hours "
-        f"({next(iter(facts.values()))['device']}, by `semvq describe`'s arithmetic), times "
-        f"{seeds} seed{'s' * (seeds > 1)}; sampling and measuring are not counted",
-        soft_wrap=True,
-    )
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,206 @@
+"""The cells of docs/reproduction.md on the GPUs of one machine, several trainings on each at once:
+
+`python -m scripts.miniature --data TRAIN --val VAL.tar --out runs/miniature --gpus 0 1 2 3`
+
+Each job is a command of `semvq`. Two calls may share a folder, say on GPUs that become free later:
+a job belongs to whoever claims it first. Small networks leave a GPU waiting for its next kernel,
+hence `--at-once`. After a stop remove OUT/jobs and call again: what is done is not done twice.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+SEEDS = (0, 1, 2)
+COLUMNS = ["rFID", "AR", "NAR"]  # usage is measured with rFID
+# variant: a table that has it, and its row there
+CLAIMS = {
+    "low": ("6", "L_low"),
+    "sem": ("6", "L_sem"),
+    "attention2": ("1", "+Attention x2"),
+    "no_entropy": ("5", "VQGAN"),
+}
+ONE_SEED = {
+    "alpha40": ("fig6", "alpha 0.4"),
+    "factorized": ("5", "+F&N"),
+    "alpha80": ("fig6", "alpha 0.8"),
+    "kmeans": ("5", "+K-means"),
+    "alpha20": ("fig6", "alpha 0.2"),
+    "alpha60": ("fig6", "alpha 0.6"),
+    "conv2": ("1", "+Conv x2"),
+}
+COMPARED = 3  # tokenizers a page
+SECOND_PHASE = ["AR, 1st phase", "AR, 2nd phase", "NAR, 1st phase", "NAR, 2nd phase"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of `semvq`, and the jobs that have to be done before."""
+
+    name: str
+    words: list[str]
+    after: tuple[str, ...] = ()
+
+
+def jobs(options: Namespace) -> list[Job]:
+    """All, in the order in which they are wanted."""
+    photos = ["--data", str(options.data), "--val", str(options.val)]
+    workers = ["--workers", str(options.workers)]
+    found = [_statistics(options, workers)]
+    for seed in SEEDS:
+        words = ["train", "mini64_autoencoder", *photos, *workers, "--set", f"loop.seed={seed}"]
+        out = ["--out", str(options.out / f"seed{seed}" / "mini64_autoencoder")]
+        found.append(Job(f"autoencoder-{seed}", [*words, *out]))
+    for variant, place in CLAIMS.items():
+        found += [_row(options, variant, place, seed) for seed in SEEDS]
+    found += [_second_phase(options, seed) for seed in SEEDS]
+    found += [_row(options, variant, place, 0) for variant, place in ONE_SEED.items()]
+    return found + _pages(options, workers) + _numbers(options)
+
+
+def _statistics(options: Namespace, workers: list[str]) -> Job:
+    """Of the training images, by which all are judged; and the held-out photos against them."""
+    words = ["evaluate", str(options.out / "held-out"), "--protocol", "generation"]
+    words += ["--data", str(options.data)]
+    files = ["--statistics", str(options.out / "mini64-inception.npz")]
+    record = ["--json", str(options.out / "held-out.json")]
+    return Job("statistics", [*words, *files, *record, *workers])
+
+
+def _table(options: Namespace, table: str, rows: list[str], *seeds: int) -> list[str]:
+    """Those rows of a table, or all for none."""
+    words = ["table", table, "--scale", "mini", *(["--rows", *rows] if rows else [])]
+    words += ["--seeds", *map(str, seeds)]
+    words += ["--data", str(options.data), "--val", str(options.val), "--out", str(options.out)]
+    return [*words, "--dataset", "mini64", "--workers", str(options.workers)]
+
+
+def _row(options: Namespace, variant: str, place: tuple[str, str], seed: int) -> Job:
+    table, row = place
+    words = [*_table(options, table, [row], seed), "--columns", *COLUMNS]
+    return Job(f"{variant}-{seed}", words, ("statistics", f"autoencoder-{seed}"))
+
+
+def _second_phase(options: Namespace, seed: int) -> Job:
+    return Job(f"fig8-{seed}", _table(options, "fig8", SECOND_PHASE, seed), (f"sem-{seed}",))
+
+
+def _pages(options: Namespace, workers: list[str]) -> list[Job]:
+    """Every tokenizer of seed 0 with its transformers: cheap figures, and those of samples."""
+    variants, found = [*CLAIMS, *ONE_SEED], []
+    for start in range(0, len(variants), COMPARED):
+        some = variants[start : start + COMPARED]
+        runs = [
+            str(options.out / "seed0" / f"mini64_{variant}{kind}")
+            for variant in some
+            for kind in ("", "_ar", "_nar")
+        ]
+        page = options.out / f"compare-{'-'.join(some)}"
+        words = ["compare", *runs, "--data", str(options.val), "--train", str(options.data)]
+        words += ["--num", "2500", "--out", f"{page}.html", "--json", f"{page}.json", *workers]
+        found.append(Job(page.name, words, tuple(f"{v}-0" for v in some)))
+    return found
+
+
+def _numbers(options: Namespace) -> list[Job]:
+    """A file of numbers for every table: three seeds of a claim's rows, one of all the others."""
+    rows = {"1": ["baselineVQ", "+Attention x2"], "5": ["VQGAN", "+H(D)"], "6": ["L_low", "L_sem"]}
+    found = []
+    claims = tuple(f"{variant}-{seed}" for variant in CLAIMS for seed in SEEDS)
+    for table, chosen in rows.items():
+        words = _table(options, table, chosen, *SEEDS)
+        columns = ["--columns", *COLUMNS, *(["usage"] if table == "5" else [])]
+        file = ["--csv", str(options.out / f"table{table}.csv")]
+        found.append(Job(f"table{table}", [*words, *columns, *file], claims))
+    second = tuple(f"fig8-{seed}" for seed in SEEDS)
+    file = ["--csv", str(options.out / "fig8.csv")]
+    found.append(Job("fig8", [*_table(options, "fig8", SECOND_PHASE, *SEEDS), *file], second))
+    others = tuple(f"{variant}-0" for variant in ONE_SEED)
+    for table, name in (("1", "table1"), ("5", "table5"), ("fig6", "fig6")):
+        words = _table(options, table, [], 0)
+        columns = ["--columns", *COLUMNS, *(["usage"] if table == "5" else [])]
+        file = ["--csv", str(options.out / f"{name}-seed0.csv")]
+        found.append(Job(f"{name}-seed0", [*words, *columns, *file], claims + others))
+    return found
+
+
+def work(options: Namespace, gpu: str) -> None:
+    """Jobs one after another on a GPU, until none is left that can be done."""
+    waiting = jobs(options)
+    while waiting:
+        states = {job.name: _state(options, job.name) for job in jobs(options)}
+        ready = [j for j in waiting if all(states[name] == "done" for name in j.after)]
+        waiting = [
+            j
+            for j in waiting
+            if states[j.name] == "new" and not any(states[name] == "failed" for name in j.after)
+        ]
+        job = next((j for j in ready if j in waiting), None)
+        if job is None:
+            time.sleep(1)
+        elif _claim(options, job):
+            _do(options, job, gpu)
+
+
+def _state(options: Namespace, name: str) -> str:
+    for state in ("done", "failed", "claimed"):
+        if (options.out / "jobs" / f"{name}.{state}").exists():
+            return state
+    return "new"
+
+
+def _claim(options: Namespace, job: Job) -> bool:
+    try:
+        (options.out / "jobs" / f"{job.name}.claimed").open("x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _do(options: Namespace, job: Job, gpu: str) -> None:
+    start, place = time.monotonic(), options.out / "jobs" / job.name
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
+    with place.with_name(f"{job.name}.log").open("w") as log:
+        command = [sys.executable, "-m", "semvq", *job.words]
+        code = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
+    place.with_name(f"{job.name}.{'failed' if code else 'done'}").touch()
+    print(f"{job.name}: exit code {code}, {time.monotonic() - start:.0f} s, GPU {gpu}", flush=True)
+
+
+def main() -> None:
+    """Exit code 1 where a job failed or could not be done."""
+    p = ArgumentParser(description=__doc__)
+    p.add_argument("--data", type=Path, required=True, help="training images: class folders, tars")
+    p.add_argument("--val", type=Path, required=True, help="one tar file of held-out images")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--gpus", nargs="+", default=["0"], help='(0); "" is the CPU')
+    p.add_argument("--at-once", type=int, default=3, help="jobs on a GPU (%(default)s)")
+    p.add_argument("--workers", type=int, default=3, help="loading processes a job (%(default)s)")
+    options = p.parse_args()
+    folder = options.out / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (options.out / "held-out").exists():
+        with tarfile.open(options.val) as photos:
+            photos.extractall(options.out / "held-out", filter="data")
+    threads = [
+        threading.Thread(target=work, args=(options, gpu))
+        for _ in range(options.at_once)
+        for gpu in options.gpus
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    left = [job.name for job in jobs(options) if _state(options, job.name) != "done"]
+    if left:
+        sys.exit(f"not done: {', '.join(left)}; their logs are in {folder}")
+
+
+if __name__ == "__main__":
+    main()

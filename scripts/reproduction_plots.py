@@ -1,0 +1,94 @@
+"""The plots in docs/reproduction.md, from the numbers in results/:
+
+`python -m scripts.reproduction_plots` writes docs/reproduction-*.png.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent
+COLOURS = {"AR": "#1f5fa8", "NAR": "#c2571a", "rFID": "#444444"}
+KINDS = ("AR", "NAR")
+
+
+def numbers(folder: Path) -> list[dict[str, Any]]:
+    """Every record of the tables, once: tables share runs."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for file in sorted(folder.glob("*.csv")):
+        with file.open() as text:
+            for record in csv.DictReader(text):
+                if record.get("value"):
+                    key = [record[k] for k in ("run", "decoder", "metric", "seed")]
+                    found[tuple(key)] = record | {"value": float(record["value"])}
+    return list(found.values())
+
+
+def by_run(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+    """(tokenizer, seed): its rFID and the FIDs of the samples that its own decoder drew."""
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for record in records:
+        run, own = record["run"], not record["decoder"]
+        for kind in KINDS:
+            if record["metric"] == "FID" and own and run.endswith(f"_{kind.lower()}"):
+                found[run.removesuffix(f"_{kind.lower()}"), record["seed"]][kind] = record["value"]
+        if record["metric"] == "rFID":
+            found[run, record["seed"]]["rFID"] = record["value"]
+    return found
+
+
+def scatter(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
+    """Reconstruction against generation, a point per tokenizer and seed (Fig. 1)."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 2), KINDS):
+        for (run, seed), values in sorted(runs.items()):
+            if {"rFID", kind} <= values.keys():
+                axes.plot(values["rFID"], values[kind], "o", color=COLOURS[kind], alpha=0.7)
+                if seed == "0":
+                    axes.annotate(
+                        run.split("_", 1)[1], (values["rFID"], values[kind]), fontsize=7,
+                        xytext=(4, 3), textcoords="offset points",
+                    )  # fmt: skip
+        axes.set(xlabel="rFID", ylabel=f"FID of {kind} samples")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def sweep(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
+    """What the semantic ratio does to reconstruction and to generation (Fig. 6)."""
+    alphas = {"low": 0.0, "alpha20": 0.2, "alpha40": 0.4, "alpha60": 0.6, "alpha80": 0.8, "sem": 1}
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 3), ("rFID", *KINDS)):
+        found: dict[float, list[float]] = defaultdict(list)
+        for (run, _), values in runs.items():
+            variant = run.split("_", 1)[1]
+            if variant in alphas and kind in values:
+                found[alphas[variant]].append(values[kind])
+        places = sorted(found)
+        axes.plot(places, [mean(found[x]) for x in places], "-", color=COLOURS[kind])
+        for x in places:
+            axes.plot([x] * len(found[x]), found[x], "o", color=COLOURS[kind], alpha=0.7)
+        label = kind if kind == "rFID" else f"FID of {kind} samples"
+        axes.set(xlabel="semantic ratio alpha", ylabel=label)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def main() -> None:
+    """Write both."""
+    matplotlib.use("Agg")
+    runs = by_run(numbers(ROOT / "results"))
+    for name, plot in (("scatter", scatter), ("alpha", sweep)):
+        target = ROOT / "docs" / f"reproduction-{name}.png"
+        plot(runs).savefig(target, dpi=110)
+        print(target.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

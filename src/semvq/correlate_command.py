@@ -1,0 +1,161 @@
+"""The command `semvq correlate`: which cheap figure ranks tokenizers as the FID of samples does.
+
+It reads what `semvq compare --json` wrote. Agreement is Spearman's rank correlation, signed so that
+1 means: the better the figure, the lower the FID.
+"""
+
+import csv
+import io
+import json
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from semvq.evaluation.rows import ROWS
+from semvq.files import write_atomically
+
+JUDGES = ("AR FID", "NAR FID")
+FEWEST = 4  # tokenizers; three can stand in six orders only
+NUM_DRAWS = 2000
+# facts that may differ between files: each speaks of its own tokenizers
+OWN_FACTS = ("left out",)
+Found = dict[str, dict[str, float]]  # tokenizer: row: value
+
+
+class Agreement(NamedTuple):
+    """Rank correlation of a figure with a judge over `num` tokenizers, and its 95 % interval."""
+
+    figure: str
+    judge: str
+    num: int
+    rho: float  # not a number where all have the same value
+    low: float
+    high: float
+
+
+def correlate(options: Namespace) -> None:
+    """`semvq correlate`: prints a table for each kind of transformer, the best figure first."""
+    found = read(options.figures)
+    console = Console()
+    rows: list[Agreement] = []
+    for judge in JUDGES:
+        rows += (ranked := agreements(found, judge))
+        if not ranked:
+            continue
+        sheet = Table(f"with {judge}", "rank correlation", "95 % interval", "tokenizers", box=None)
+        for row in ranked:
+            sheet.add_row(row.figure, *_texts(row), str(row.num))
+        console.print(sheet)
+    if not rows:
+        raise ValueError(
+            f"expected at least {FEWEST} tokenizers with {' or '.join(JUDGES)}, found fewer; give "
+            "their AR or NAR runs and --train to semvq compare"
+        )
+    console.print(
+        "1: the better the figure, the lower the FID. Intervals: bootstrap over tokenizers; few of "
+        "them, and those of one family are alike",
+        soft_wrap=True,
+    )
+    if options.csv:
+        write_atomically(options.csv, _as_csv(rows))
+
+
+def read(files: Sequence[Path]) -> Found:
+    """Values of every tokenizer in the files.
+
+    ValueError for a file of something else, a tokenizer that is in two, or comparisons that were
+    not made alike (other photos, samples, networks).
+    """
+    found: Found = {}
+    facts: dict[str, str] = {}
+    for file in files:
+        try:
+            record = json.loads(file.read_text())
+            figures, own = record["figures"], record["facts"]
+            values = {
+                name: {row: float(value["value"]) for row, value in rows.items()}
+                for name, rows in figures.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file}: expected figures that semvq compare --json wrote, found something else"
+            ) from error
+        own = {name: value for name, value in own.items() if name not in OWN_FACTS}
+        _check_alike(files[0], facts or own, file, own)
+        facts = facts or own
+        if twice := found.keys() & values.keys():
+            raise ValueError(f"{file}: expected each tokenizer once, found {min(twice)} again")
+        found |= values
+    return found
+
+
+def _check_alike(first: Path, facts: Mapping[str, str], file: Path, own: Mapping[str, str]) -> None:
+    for name in {**facts, **own}:
+        if facts.get(name) != own.get(name):
+            raise ValueError(
+                f"{file}: expected a comparison made as {first}, found another '{name}': "
+                f"{own.get(name)} for {facts.get(name)}"
+            )
+
+
+def agreements(found: Found, judge: str) -> list[Agreement]:
+    """Of every figure that tokenizers with this judge share, the strongest first.
+
+    Figures that have no better direction count as better where higher. Empty for fewer than
+    `FEWEST` tokenizers.
+    """
+    judged = {name: rows for name, rows in found.items() if judge in rows}
+    ranked = []
+    for figure, row in ROWS.items():
+        both = [(rows[figure], rows[judge]) for rows in judged.values() if figure in rows]
+        if figure in JUDGES or len(both) < FEWEST:
+            continue
+        x, y = np.array(both).T
+        sign = 1.0 if row.better == "lower" else -1.0
+        rho, interval = sign * spearman(x, y), bootstrap(sign * x, y)
+        ranked.append(Agreement(figure, judge, len(both), rho, *interval))
+    return sorted(ranked, key=lambda a: -abs(a.rho) if a.rho == a.rho else 0.0)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of the ranks of x and y (N,), ties sharing theirs; not a number if all tie."""
+    a, b = _ranks(x), _ranks(y)
+    a, b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / size) if size else float("nan")
+
+
+def bootstrap(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Ends of the 95 % interval of `spearman` over tokenizers drawn again (Efron's percentiles)."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(x), (NUM_DRAWS, len(x)))
+    found = np.array([spearman(x[rows], y[rows]) for rows in draws])
+    found = found[np.isfinite(found)]  # draws of one tokenizer alone have no order
+    if not len(found):
+        return float("nan"), float("nan")
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
+
+
+def _texts(row: Agreement) -> tuple[str, str]:
+    if row.rho != row.rho:
+        return "–", "the same for all"
+    return f"{row.rho:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}"
+
+
+def _as_csv(rows: Sequence[Agreement]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Agreement._fields)
+    writer.writerows(rows)
+    return text.getvalue()

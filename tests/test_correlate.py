@@ -1,0 +1,92 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from semvq.cli import main
+from semvq.correlate_command import agreements, bootstrap, read, spearman
+
+FACTS = {"features: network": "inception", "seed": "0"}
+
+
+def compared(path, first: int, last: int, facts=FACTS, kinds=("AR FID",)):
+    """Tokenizers first to last: usage rises as FID falls, PSNR follows nothing, rFID goes along."""
+    figures = {}
+    for number in range(first, last):
+        values = {"rFID": 10.0 + number, "codebook usage": 1 - 0.1 * number, "SSIM": 0.5}
+        values |= {"PSNR": (number * 7) % 5} | {kind: 50.0 + 3 * number**2 for kind in kinds}
+        figures[f"t{number}"] = {
+            row: {"value": value, "plus_minus": None} for row, value in values.items()
+        }
+    path.write_text(json.dumps({"figures": figures, "facts": facts, "warnings": []}))
+    return path
+
+
+def refused(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, arguments)))
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [range(9), [3, 1, 2, 2, 2, 9, 0], [1, 1, 2, 2, 0, 0, 5]])
+def test_spearman_is_scipys(values):
+    x = np.array(list(values), dtype=float)
+    y = np.sin(x * 3 + np.arange(len(x)))
+    assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_what_goes_along_with_fid_agrees_whichever_way_is_better(tmp_path):
+    found = read([compared(tmp_path / "a.json", 0, 6)])
+    by_name = {a.figure: a for a in agreements(found, "AR FID")}
+    assert by_name["rFID"].rho == 1 and by_name["codebook usage"].rho == 1
+    assert by_name["rFID"].low == 1 and by_name["rFID"].num == 6
+    assert abs(by_name["PSNR"].rho) < 0.5
+    assert np.isnan(by_name["SSIM"].rho)
+    assert [a.figure for a in agreements(found, "AR FID")][-1] == "SSIM"
+    assert agreements(found, "NAR FID") == []
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    rng, covered = np.random.default_rng(1), 0
+    truth = 6 / np.pi * np.arcsin(0.8 / 2)  # Spearman's of a normal pair of correlation 0.8
+    for _ in range(60):
+        x = rng.normal(size=30)
+        y = 0.8 * x + 0.6 * rng.normal(size=30)
+        low, high = bootstrap(x, y)
+        covered += low <= truth <= high
+    assert 51 <= covered <= 60
+
+
+def test_the_command_joins_files_and_writes_a_table(tmp_path, capsys):
+    files = [
+        compared(tmp_path / "a.json", 0, 3, kinds=("AR FID", "NAR FID")),
+        compared(tmp_path / "b.json", 3, 6),
+    ]
+    main_is_done(["correlate", *map(str, files), "--csv", str(tmp_path / "found.csv")])
+    out = capsys.readouterr().out
+    assert "with AR FID" in out and "with NAR FID" not in out
+    rows = list(csv.DictReader((tmp_path / "found.csv").open()))
+    assert {row["judge"] for row in rows} == {"AR FID"}
+    assert {row["num"] for row in rows} == {"6"}
+
+
+def main_is_done(arguments) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+
+
+def test_what_cannot_be_joined_is_refused(tmp_path, capsys):
+    first = compared(tmp_path / "a.json", 0, 4)
+    other = compared(tmp_path / "b.json", 4, 8, FACTS | {"seed": "1"})
+    assert "another 'seed': 1 for 0" in refused(capsys, "correlate", first, other)
+    again = compared(tmp_path / "c.json", 3, 8)
+    assert "found t3 again" in refused(capsys, "correlate", first, again)
+    few = compared(tmp_path / "d.json", 0, 3)
+    assert "at least 4 tokenizers" in refused(capsys, "correlate", few)
+    (tmp_path / "e.json").write_text("[1]")
+    assert "found something else" in refused(capsys, "correlate", tmp_path / "e.json")
+    assert "No such file" in refused(capsys, "correlate", tmp_path / "none.json")
