@@ -45,7 +45,7 @@ def test_kept_codes_stay_exactly_and_masked_ones_change(models, order):
     mask[5:9, 6] = True  # rows 1 and 2 of the codes, column 1
     before = tokenizer.encode(image[None])
     found = edit(generator, tokenizer, image, mask, 6, torch.arange(6) % 3, order=order, steps=2)
-    cells = masked_cells(mask, (4, 4))
+    cells = masked_cells(mask, (4, 4), 1)
     assert cells.nonzero().tolist() == [[1, 1], [2, 1]]
     assert torch.equal(found.codes[:, ~cells], before[:, ~cells].expand(6, -1))
     assert (found.codes[:, cells] != before[:, cells]).any()
@@ -96,7 +96,8 @@ def test_any_pixel_masks_its_code():
     mask = torch.zeros(12, 8, dtype=torch.bool)
     mask[0, 0] = mask[11, 3] = mask[7, 7] = True
     cells = torch.tensor([[True, False], [False, True], [True, False]])
-    assert torch.equal(masked_cells(mask, (3, 2)), cells)
+    assert torch.equal(masked_cells(mask, (3, 2), 1), cells)
+    assert torch.equal(masked_cells(mask, (9, 2), 3), torch.cat([cells] * 3))  # a grid per code
 
 
 def test_boxes_and_bands():
