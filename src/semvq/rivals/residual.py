@@ -57,7 +57,8 @@ class ResidualQuantizer(Quantizer):
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             codes = self.encode(latents)
-            total = torch.zeros_like(latents)
+            b, c, h, w = latents.shape
+            total = latents.new_zeros(b, h, w, c).permute(0, 3, 1, 2)  # laid out as `lookup`'s sum
             drawn, moved = [], []
             for grid in codes.chunk(self.codes_per_place, dim=1):
                 found = self._embed(grid)
@@ -102,16 +103,17 @@ class ResidualQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialize(self, latents: Tensor) -> None:
-        """A part of the codes for each depth, of what those before it leave of latents (B, C, h, w).
+        """Codes for each depth, of what those before it leave of latents (B, C, h, w).
 
         Each part is rows picked by torch's global RNG, then moved to the mean of those nearest to
         them: where latents are like noise, a row as it is adds more than it takes away. With more
         depths than codes the last have none of their own.
         """
         left, book = flatten(latents), latents.new_zeros(0, self.code_dim, dtype=torch.float32)
+        spread = left.std(0, correction=0)
         for depth in range(self.codes_per_place):
             size = (self.num_codes + self.codes_per_place - 1 - depth) // self.codes_per_place
-            book = torch.cat([book, _seeds(left, size)])
+            book = torch.cat([book, _seeds(left, size, spread)])
             left = left - book[nearest_code(left, book)]
         self.codebook.copy_(book)
 
@@ -120,17 +122,15 @@ class ResidualQuantizer(Quantizer):
         return super().code_facts() | {"depth": self.codes_per_place}
 
 
-def _seeds(rows: Tensor, num: int) -> Tensor:
-    """Codes (num, C) of rows (N, C): different ones, each after one of Lloyd's steps.
+def _seeds(rows: Tensor, num: int, spread: Tensor) -> Tensor:
+    """Codes (num, C) of rows (N, C), each after one of Lloyd's steps.
 
-    Rows that are used again, where there are fewer than codes, are moved by a hundredth of their
-    spread.
+    The rows picked are moved by a hundredth of `spread` (C,) before, and one that is nobody's
+    nearest stays there: equal codes would never be told apart.
     """
     order = torch.randperm(len(rows)).to(rows.device)
     picked = rows[order.repeat(-(-num // len(rows)))[:num]]
-    noise = torch.randn(picked.shape).to(rows) * rows.std(0, correction=0) * 0.01
-    noise[: len(rows)] = 0
-    picked = picked + noise
+    picked = picked + torch.randn(picked.shape).to(rows) * spread * 0.01
     if not num:
         return picked
     sums, counts = sums_of_members(rows, nearest_code(rows, picked), num)
