@@ -1,6 +1,7 @@
 """Editing: masks, codes that stay, codes that change, and the seam."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from semvq.edit import (
     soft_mask,
 )
 from semvq.generators.nar import NARConfig
+from semvq.rivals.multichannel import MultichannelQuantizerConfig
 from tests.toy import toy_phase1
 
 SIDE = 16
@@ -45,12 +47,27 @@ def test_kept_codes_stay_exactly_and_masked_ones_change(models, order):
     mask[5:9, 6] = True  # rows 1 and 2 of the codes, column 1
     before = tokenizer.encode(image[None])
     found = edit(generator, tokenizer, image, mask, 6, torch.arange(6) % 3, order=order, steps=2)
-    cells = masked_cells(mask, (4, 4))
+    cells = masked_cells(mask, (4, 4), 1)
     assert cells.nonzero().tolist() == [[1, 1], [2, 1]]
     assert torch.equal(found.codes[:, ~cells], before[:, ~cells].expand(6, -1))
     assert (found.codes[:, cells] != before[:, cells]).any()
     assert len({tuple(c.tolist()) for c in found.codes[:, cells]}) > 1  # results differ
     assert found.decoded.shape == found.blended.shape == (6, 3, SIDE, SIDE)
+
+
+def test_all_codes_of_a_masked_place_are_drawn_again_and_no_other():
+    torch.manual_seed(0)
+    codes = MultichannelQuantizerConfig(num_codes=16, code_dim=8, channels=2)
+    tokenizer = replace(toy_phase1().task.tokenizer, quantizer=codes).build().eval()
+    generator = NARConfig(
+        num_layers=2, width=16, num_heads=2, num_codes=16, grid_height=8, grid_width=4,
+    ).build().eval()  # fmt: skip
+    image, mask = picture(), torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    mask[5:9, 6] = True  # rows 1 and 2 of either grid, column 1
+    before = tokenizer.encode(image[None])
+    found = edit(generator, tokenizer, image, mask, 6)
+    changed = (found.codes != before).any(0).nonzero().tolist()
+    assert changed == [[1, 1], [2, 1], [5, 1], [6, 1]]
 
 
 def test_the_mask_shows_the_decoding_and_far_pixels_the_original(models):
@@ -96,7 +113,8 @@ def test_any_pixel_masks_its_code():
     mask = torch.zeros(12, 8, dtype=torch.bool)
     mask[0, 0] = mask[11, 3] = mask[7, 7] = True
     cells = torch.tensor([[True, False], [False, True], [True, False]])
-    assert torch.equal(masked_cells(mask, (3, 2)), cells)
+    assert torch.equal(masked_cells(mask, (3, 2), 1), cells)
+    assert torch.equal(masked_cells(mask, (9, 2), 3), torch.cat([cells] * 3))  # a grid per code
 
 
 def test_boxes_and_bands():

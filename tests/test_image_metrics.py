@@ -107,7 +107,8 @@ def test_images_smaller_than_the_window_are_refused(size):
 def test_bits():
     assert bits(math.log(2)) == 1 and bits(math.log(1024)) == pytest.approx(10)
     # 256 codes of 10 bits for 256 x 256 pixels
-    assert bits_per_pixel(math.log(1024), 16) == pytest.approx(256 * 10 / 256**2)
+    assert bits_per_pixel(math.log(1024), 16, 1) == pytest.approx(256 * 10 / 256**2)
+    assert bits_per_pixel(math.log(1024), 16, 4) == pytest.approx(4 * 256 * 10 / 256**2)
 
 
 def test_soft_perplexity():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semvq.evaluation.prediction import code_size
 from semvq.losses.perceptual import NO_PERCEPTUAL
 from semvq.recipes.describe import describe
 from semvq.rivals.movq import ModulatedNorm, ModulatedNormSiLU, MoVQConfig, modulated
@@ -163,7 +164,10 @@ def test_saving_and_loading(config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 18}, "multiple of f = 4"),
+        (
+            {"resolution": 18},
+            r"multiple of f = 4 \(two to the number of multipliers ",
+        ),
         ({"multipliers": ()}, "multipliers"),
         ({"multipliers": (1, 0)}, "multipliers"),
         ({"channels": 10**9}, "channels x multiplier"),
@@ -175,6 +179,10 @@ def test_saving_and_loading(config, tmp_path):
 def test_impossible_shapes_are_refused(config, changes, message):
     with pytest.raises(ValueError, match=message):
         replace(config, **changes).build()
+
+
+def test_bits_per_pixel_count_all_codes_of_a_place():
+    assert code_size(tiny(VQGAN)) == (4, 1) and code_size(tiny(MOVQ)) == (4, 2)
 
 
 def test_shortcut_reads_the_blocks_input():

@@ -196,7 +196,10 @@ def test_last_layer_makes_the_reconstruction():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 18}, "multiple of f = 4"),
+        (
+            {"resolution": 18},
+            r"multiple of f = 4 \(two to the number of multipliers ",
+        ),
         ({"multipliers": ()}, "multipliers"),
         ({"channels": 10**9}, "channels x multiplier"),
         ({"blocks_per_level": 10**9}, "blocks_per_level"),

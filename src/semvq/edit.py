@@ -52,19 +52,19 @@ def edit(
         raise ValueError("expected a mask with white where to repaint, found none in the crop")
     original = image.unsqueeze(0)
     codes = tokenizer.encode(original)
-    redrawn = masked_cells(mask, tuple(codes.shape[1:])).to(codes.device)
-    known = codes.masked_fill(redrawn, -1)
+    redrawn = masked_cells(mask, tuple(codes.shape[1:]), tokenizer.quantizer.codes_per_place)
+    known = codes.masked_fill(redrawn.to(codes.device), -1)
     drawn = generator.sample(num, classes, seed, known=known, **options)
     decoded = tokenizer.decode(drawn).clamp(-1, 1)
     weight = soft_mask(mask, tokenizer.config.factor / 2).to(decoded)
     return Edited(drawn, decoded, original + weight * (decoded - original))
 
 
-def masked_cells(mask: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Bool (h, w): the codes with a masked pixel in their cell."""
-    height, width = grid
+def masked_cells(mask: Tensor, grid: tuple[int, ...], codes_per_place: int) -> Tensor:
+    """Bool (D * h, w), as `grid`: the codes with a masked pixel in their cell, D to a place."""
+    height, width = grid[0] // codes_per_place, grid[1]
     cells = mask.view(height, mask.shape[0] // height, width, mask.shape[1] // width)
-    return cells.any(3).any(1)
+    return cells.any(3).any(1).repeat(codes_per_place, 1)
 
 
 def soft_mask(mask: Tensor, reach: float) -> Tensor:
@@ -130,11 +130,9 @@ def outpaint_mask(band: str, resolution: int) -> Tensor:
             f"e.g. right:0.5, found '{band}'"
         )
     boxes = {
-        "left": (0, 0, share, 1),
-        "right": (1 - share, 0, 1, 1),
-        "top": (0, 0, 1, share),
-        "bottom": (0, 1 - share, 1, 1),
-    }
+        "left": (0, 0, share, 1), "right": (1 - share, 0, 1, 1),
+        "top": (0, 0, 1, share), "bottom": (0, 1 - share, 1, 1),
+    }  # fmt: skip
     return _box(*boxes[side], resolution)
 
 

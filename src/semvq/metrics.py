@@ -119,9 +119,9 @@ def bits(nats: float) -> float:
     return nats / math.log(2)
 
 
-def bits_per_pixel(nats_per_code: float, factor: int) -> float:
-    """Bits that a pixel costs where a code stands for `factor` x `factor` of them."""
-    return bits(nats_per_code) / factor**2
+def bits_per_pixel(nats_per_code: float, factor: int, codes_per_place: int) -> float:
+    """Bits that a pixel costs where so many codes stand for `factor` x `factor` of them."""
+    return bits(nats_per_code) * codes_per_place / factor**2
 
 
 def soft_perplexity(assignments: Tensor) -> float:

@@ -66,7 +66,12 @@ def likelihood(
     kind = "ar" if generator.causal else "nar_masked"
     yield f"{kind}_nats_per_code", nats
     yield f"{kind}_bits_per_code", bits(nats)
-    yield f"{kind}_bits_per_pixel", bits_per_pixel(nats, tokenizer.config.factor)
+    yield f"{kind}_bits_per_pixel", bits_per_pixel(nats, *code_size(tokenizer))
+
+
+def code_size(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Pixels per side of a place, and codes per place."""
+    return tokenizer.config.factor, tokenizer.quantizer.codes_per_place
 
 
 def _mean_cross_entropy(generator: Generator, found: Reconstructed) -> float:
@@ -105,19 +110,19 @@ def probe(generator: Generator, tokenizer: Tokenizer, source: Source, setting: S
         if whole is not None and found is not None:
             suffix = "" if ratio is None else f"_masked_{ratio:g}"
             with one_thread():
-                for name, value in probe_figures(whole, found, tokenizer.config.factor):
+                for name, value in probe_figures(whole, found, tokenizer):
                     yield name + suffix, value
 
 
-def probe_figures(whole: Reconstructed, found: Predicted, factor: int) -> Figures:
-    """Figures of one pass of predictions."""
+def probe_figures(whole: Reconstructed, found: Predicted, tokenizer: Tokenizer) -> Figures:
+    """Figures of one pass of predictions of the tokenizer's codes."""
     p = found.prediction
     seen = torch.ones_like(p.correct) if found.masked is None else found.masked
     nats = float(p.cross_entropy[seen].double().mean())
     yield "cross_entropy_nats_per_code", nats
     yield "bits_per_code", bits(nats)
     if found.masked is None:
-        yield "bits_per_pixel", bits_per_pixel(nats, factor)
+        yield "bits_per_pixel", bits_per_pixel(nats, *code_size(tokenizer))
     yield "top1_accuracy", float(p.correct[seen].double().mean())
     yield "top5_accuracy", float(p.in_top5[seen].double().mean())
     yield "mean_entropy_nats", float(p.entropy[seen].double().mean())

@@ -25,7 +25,7 @@ from semvq.evaluation.intervals import (
     sample_interval,
 )
 from semvq.evaluation.photos import NotedImages
-from semvq.evaluation.prediction import Predicted, predict_all
+from semvq.evaluation.prediction import Predicted, code_size, predict_all
 from semvq.evaluation.reconstruction import Reconstructed, encoded, reconstruct_all
 from semvq.evaluation.rows import Rows
 from semvq.evaluation.sources import UNIT, FileImages, SampledImages, Source, UnigramImages
@@ -117,7 +117,7 @@ def _compare(
         found = predict_all(ar, entrant.tokenizer, source, setting)
         assert found is not None
         _say(setting, f"{entrant.name}: intervals of prediction, by bootstrap")
-        rows |= prediction_rows(whole, found, entrant.tokenizer.config.factor)
+        rows |= prediction_rows(whole, found, code_size(entrant.tokenizer))
     if nar := entrant.generators.get("NAR"):
         masked = predict_all(nar, entrant.tokenizer, source, setting, MASK_RATIO)
         assert masked is not None
@@ -159,8 +159,8 @@ def reconstruction_rows(whole: Reconstructed) -> Rows:
     return rows
 
 
-def prediction_rows(whole: Reconstructed, found: Predicted, factor: int) -> Rows:
-    """What the AR transformer predicts given the true context."""
+def prediction_rows(whole: Reconstructed, found: Predicted, size: tuple[int, int]) -> Rows:
+    """What the AR transformer predicts given the true context; `size` is `code_size`'s."""
     p = found.prediction
     nats = _mean(p.cross_entropy.flatten(1).mean(1))
     names = {
@@ -169,7 +169,7 @@ def prediction_rows(whole: Reconstructed, found: Predicted, factor: int) -> Rows
     }  # fmt: skip
     return {
         "AR cross-entropy": _scaled(nats, bits(1.0)),
-        "AR bits per pixel": _scaled(nats, bits_per_pixel(1.0, factor)),
+        "AR bits per pixel": _scaled(nats, bits_per_pixel(1.0, *size)),
         "AR top-1 accuracy": _mean(p.correct.flatten(1).double().mean(1)),
         "AR top-5 accuracy": _mean(p.in_top5.flatten(1).double().mean(1)),
         "AR calibration error": Value(expected_calibration_error(p.confidence, p.correct)),

@@ -43,7 +43,7 @@ class FactorizedQuantizer(Quantizer):
     def forward(self, latents: Tensor) -> Quantized:
         """Latents (B, C, h, w) to codes, embeddings (B, C, h, w) and losses, all in fp32.
 
-        The losses compare unit vectors, summed up over their width: 2 - 2 cos of the angle.
+        The losses compare unit vectors: means over all elements, as the plain quantizer's.
         """
         with torch.autocast(latents.device.type, enabled=False):
             units = self._units(latents.float())
@@ -52,10 +52,9 @@ class FactorizedQuantizer(Quantizer):
             embeddings = self.up(straight_through(units, found))
             if not self.training:
                 return Quantized(codes, embeddings, {})
-            width = units.shape[1]
             losses = {
-                "codebook": width * codebook_loss(units, found),
-                "commitment": width * commitment_loss(units, found),
+                "codebook": codebook_loss(units, found),
+                "commitment": commitment_loss(units, found),
             }
             losses = {name: loss for name, loss in losses.items() if name in self.loss_weights}
         return Quantized(codes, embeddings, losses)

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from semvq.tokenizer.nearest import nearest_code
 from semvq.tokenizer.quantize import Quantized, VectorQuantizer, VectorQuantizerConfig, flatten
+
+_CHUNK = 2**24  # memberships (rows x codes) held at once: 64 MiB
 
 
 @dataclass(frozen=True)
 class KMeansQuantizerConfig(VectorQuantizerConfig):
     """`iterations` of Lloyd's on the last `kept` latents, `every` so many steps up to `until`.
 
-    `kept` is of each process.
+    Steps are the optimiser's, however many parts a batch is worked off in. `kept` is of each
+    process.
     """
 
     entropy_weight: float = 0.0
@@ -28,12 +30,17 @@ class KMeansQuantizerConfig(VectorQuantizerConfig):
     iterations: int = 10
 
     def build(self) -> "KMeansQuantizer":
-        """The module these settings describe."""
+        """The module these settings describe; ValueError for those that describe none."""
         return KMeansQuantizer(self)
 
 
 class KMeansQuantizer(VectorQuantizer):
-    """A plain codebook that is re-estimated from recent latents."""
+    """A plain codebook (K, C) that is re-estimated from recent latents.
+
+    A step begins where the codebook has no gradient waiting, as the loop clears it after each. So
+    an estimate falls between two steps, not between the parts of one, and the codebook must be one
+    that a loss moves: ValueError where both of its weights are 0.
+    """
 
     config: KMeansQuantizerConfig
 
@@ -42,52 +49,89 @@ class KMeansQuantizer(VectorQuantizer):
         for name in ("every", "kept", "iterations"):
             if getattr(config, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, found {getattr(config, name)}")
+        if not {"codebook", "entropy"} & self.loss_weights.keys():
+            raise ValueError(
+                "expected a codebook that learns between estimates, found codebook_weight and "
+                "entropy_weight of 0"
+            )
         self.rows: Tensor
+        self.counts: Tensor
         # no part of the tokenizer: what training needs, and a checkpoint keeps (see `state`)
         self.register_buffer("rows", torch.zeros(config.kept, config.code_dim), persistent=False)
-        # steps, and rows seen; on the CPU, so that looking at them never waits for a GPU
-        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64), persistent=False)
+        self._known: list[int] | None = None  # what `counts` holds, known without asking a GPU
 
     def forward(self, latents: Tensor) -> Quantized:
         """See `VectorQuantizer`; in training it takes note of the latents, and is re-estimated."""
-        if self.training and int(self.counts[0]) < self.config.until:
-            self._take(flatten(latents.detach()))
-            if int(self.counts[0]) % self.config.every == 0:
+        if self.training and self._counted()[0] < self.config.until:
+            begins = self.codebook.grad is None
+            self._take(flatten(latents.detach()), int(begins))
+            if begins and self._counted()[0] % self.config.every == 0:
                 self.estimate()
         return super().forward(latents)
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run must restore.
+        """This process's latents (`kept`, C), and its steps and rows seen, int64 (2,).
 
-        Of several processes it is the writing one's latents, and the others go on from those: an
-        estimate is the same unless the run was stopped within the last few steps before it, which
-        is how long it takes to see `kept` new ones.
+        They may be written to, by a resumed run, until the next training step.
         """
+        self._known = None
         return {"kmeans_rows": self.rows, "kmeans_counts": self.counts}
 
-    def _take(self, rows: Tensor) -> None:
-        """Write rows (n, C) over the oldest ones."""
-        rows = rows[: len(self.rows)]
-        places = torch.arange(len(rows), device=rows.device) + int(self.counts[1])
+    def _counted(self) -> list[int]:
+        """Steps, and rows seen; the device is asked once after `state`."""
+        if self._known is None:
+            self._known = self.counts.tolist()
+        return self._known
+
+    def _take(self, rows: Tensor, steps: int = 1) -> None:
+        """Write rows (n, C) over the oldest ones, and count them and so many steps."""
+        rows, known = rows[: len(self.rows)], self._counted()
+        places = torch.arange(len(rows), device=rows.device) + known[1]
         self.rows[places % len(self.rows)] = rows
-        self.counts += torch.tensor([1, len(rows)])
+        for index, more in enumerate((steps, len(rows))):
+            self.counts[index].add_(more)
+            known[index] += more
 
     @torch.no_grad()
     def estimate(self) -> None:
         """Lloyd's iterations from the codebook of now, on the latents of all processes.
 
-        Sums are products of matrices, not scattered: the same on every run of a GPU.
+        Rows that are not finite have no part in it: the loop skips the step that they came in, but
+        only after the codebook saw them. Without any other row the codebook stays as it is. The
+        result is the same in every process.
         """
-        rows = self.rows[: int(self.counts[1])]
-        centres = self.codebook.detach().clone()
-        spread = self.all_mean(rows.std(0, correction=0))
-        for _ in range(self.config.iterations):
-            members = F.one_hot(nearest_code(rows, centres), len(centres)).to(rows.dtype)
-            sums, counts = self.all_mean(members.t() @ rows), self.all_mean(members.sum(0))
-            means = sums / counts.clamp_min(1e-9)[:, None]
-            centres = torch.where(counts[:, None] > 0, means, centres)
-            centres = beside_the_fullest(centres, counts, spread)
-        self.codebook.copy_(centres)
+        with torch.autocast(self.rows.device.type, enabled=False):
+            rows = self.rows[: self._counted()[1]]
+            rows = rows[rows.isfinite().all(1)]
+            centres, spread = self.codebook.detach().clone(), self._spread(rows)
+            for _ in range(self.config.iterations):
+                found = sums_of_members(rows, nearest_code(rows, centres), len(centres))
+                sums, counts = map(self.all_mean, found)
+                means = sums / counts.clamp_min(1e-9)[:, None]
+                centres = torch.where(counts[:, None] > 0, means, centres)
+                centres = beside_the_fullest(centres, counts, spread)
+            self.codebook.copy_(centres)
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        """Standard deviation (C,) over the rows (n, C) of all processes; 0 where there is none."""
+        num = self.all_mean(torch.full((1,), float(len(rows)), device=rows.device)).clamp_min(1e-9)
+        centre = self.all_mean(rows.sum(0)) / num
+        return (self.all_mean((rows - centre).square().sum(0)) / num).sqrt()
+
+
+def sums_of_members(rows: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """Sum (K, C) and number (K,) of the rows (N, C) that have each code; codes are int64 (N,).
+
+    Products of matrices, in chunks, and not scattered: the same on every run of a GPU.
+    """
+    sums, counts = rows.new_zeros(num_codes, rows.shape[1]), rows.new_zeros(num_codes)
+    size = max(1, _CHUNK // num_codes)
+    for part, found in zip(rows.split(size), codes.split(size)):
+        members = part.new_zeros(len(part), num_codes).scatter_(1, found[:, None], 1)
+        sums.addmm_(members.t(), part)
+        counts += members.sum(0)
+    return sums, counts
 
 
 def beside_the_fullest(centres: Tensor, counts: Tensor, spread: Tensor) -> Tensor:

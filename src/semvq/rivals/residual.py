@@ -1,7 +1,7 @@
 """RQ-VAE's codes (Lee et al. 2022; Table 2): several to a place, each of what the last left over.
 
 The original moves its codebook by running averages; here it learns by the same two terms as ours
-(Eq. 2), summed up over depths, so that one loop trains all.
+(Eq. 2), each the mean over depths, so that one loop trains all.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semvq.losses.codebook import codebook_loss, commitment_loss
+from semvq.rivals.kmeans import sums_of_members
 from semvq.tokenizer.nearest import nearest_code
 from semvq.tokenizer.quantize import (
     Quantized,
@@ -56,7 +57,8 @@ class ResidualQuantizer(Quantizer):
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             codes = self.encode(latents)
-            total = torch.zeros_like(latents)
+            b, c, h, w = latents.shape
+            total = latents.new_zeros(b, h, w, c).permute(0, 3, 1, 2)  # laid out as `lookup`'s sum
             drawn, moved = [], []
             for grid in codes.chunk(self.codes_per_place, dim=1):
                 found = self._embed(grid)
@@ -86,12 +88,14 @@ class ResidualQuantizer(Quantizer):
         return torch.cat(grids, dim=1)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (B, depth * h, w) to embeddings (B, C, h, w)."""
-        total = None
-        for grid in codes.chunk(self.codes_per_place, dim=1):
-            found = self._embed(grid)
-            total = found if total is None else total + found
-        assert total is not None
+        """Codes (B, depth * h, w) to embeddings (B, C, h, w); ValueError for other row numbers."""
+        rows, depth = codes.shape[1], self.codes_per_place
+        if rows % depth:
+            raise ValueError(f"expected rows of codes for each of {depth} depths, found {rows}")
+        first, *others = codes.chunk(depth, dim=1)
+        total = self._embed(first)
+        for grid in others:
+            total = total + self._embed(grid)
         return total
 
     def _embed(self, grid: Tensor) -> Tensor:
@@ -99,21 +103,35 @@ class ResidualQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialize(self, latents: Tensor) -> None:
-        """Half of the codes from latents (B, C, h, w), half from what these leave over.
+        """Codes for each depth, of what those before it leave of latents (B, C, h, w).
 
-        All depths share one book: of latents alone it would have nothing small for the later ones.
+        Each part is rows picked by torch's global RNG, then moved to the mean of those nearest to
+        them: where latents are like noise, a row as it is adds more than it takes away. With more
+        depths than codes the last have none of their own.
         """
-        rows = flatten(latents)
-        order = torch.randperm(len(rows)).to(rows.device)
-        picked = rows[order.repeat(-(-self.num_codes // len(rows)))[: self.num_codes]].clone()
-        half = self.num_codes // 2
-        if half:
-            left = picked[half:] - picked[:half][nearest_code(picked[half:], picked[:half])]
-            picked[half:] = left
-        # equal ones would never be told apart
-        noise = torch.randn(picked.shape).to(picked) * rows.std(0, correction=0) * 0.01
-        self.codebook.copy_(picked + noise)
+        left, book = flatten(latents), latents.new_zeros(0, self.code_dim, dtype=torch.float32)
+        spread = left.std(0, correction=0)
+        for depth in range(self.codes_per_place):
+            size = (self.num_codes + self.codes_per_place - 1 - depth) // self.codes_per_place
+            book = torch.cat([book, _seeds(left, size, spread)])
+            left = left - book[nearest_code(left, book)]
+        self.codebook.copy_(book)
 
     def code_facts(self) -> dict[str, object]:
         """The depth decides codes too."""
         return super().code_facts() | {"depth": self.codes_per_place}
+
+
+def _seeds(rows: Tensor, num: int, spread: Tensor) -> Tensor:
+    """Codes (num, C) of rows (N, C), each after one of Lloyd's steps.
+
+    The rows picked are moved by a hundredth of `spread` (C,) before, and one that is nobody's
+    nearest stays there: equal codes would never be told apart.
+    """
+    order = torch.randperm(len(rows)).to(rows.device)
+    picked = rows[order.repeat(-(-num // len(rows)))[:num]]
+    picked = picked + torch.randn(picked.shape).to(rows) * spread * 0.01
+    if not num:
+        return picked
+    sums, counts = sums_of_members(rows, nearest_code(rows, picked), num)
+    return torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], picked)

@@ -21,6 +21,7 @@ INIT_STD = 0.02
 class ViTTokenizerConfig(TokenizerConfig):
     """`num_blocks` blocks of `width` in encoder and decoder each, on patches of `patch` pixels."""
 
+    factor_is = "the side of a patch"
     patch: int = 8
     num_layers: int = 8
     width: int = 512

@@ -26,6 +26,7 @@ class VQGANConfig(TokenizerConfig):
     configured resolution. RQ-VAE is `multipliers=(1, 1, 2, 2, 4, 4)` and `attention_side=8`.
     """
 
+    factor_is = "two to the number of multipliers less one"
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks_per_level: int = 2

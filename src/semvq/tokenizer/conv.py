@@ -27,6 +27,7 @@ class ConvTokenizerConfig(TokenizerConfig):
     each per decoder level.
     """
 
+    factor_is = "two to the number of multipliers less one"
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks_per_level: int = 2

@@ -7,6 +7,7 @@ decoders trained on it can be told from others. Phase 2 changes the decoder and 
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class TokenizerConfig(Config):
     A subclass makes the networks. The paper's are `conv.ConvTokenizerConfig`.
     """
 
+    factor_is: ClassVar[str] = "pixels per side of a code"  # in words, for messages
     resolution: int = 256
     quantizer: QuantizerConfig = VectorQuantizerConfig()
 
@@ -41,8 +43,8 @@ class TokenizerConfig(Config):
         """Raise ValueError where no tokenizer can have this shape."""
         if self.resolution < self.factor or self.resolution % self.factor:
             raise ValueError(
-                f"expected a resolution that is a multiple of f = {self.factor} (two to the "
-                f"number of multipliers less one), found {self.resolution}"
+                f"expected a resolution that is a multiple of f = {self.factor} "
+                f"({self.factor_is}), found {self.resolution}"
             )
 
     def encoder(self) -> nn.Module:

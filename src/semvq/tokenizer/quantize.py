@@ -99,7 +99,7 @@ class Quantizer(nn.Module, ABC):
         """Set the codes from latents of real images; does nothing where a rule has no need."""
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors that are no part of the tokenizer, and that a resumed training restores."""
+        """This process's tensors, (n, ...), beside the weights, that a resume writes in place."""
         return {}
 
     def code_facts(self) -> dict[str, Any]:

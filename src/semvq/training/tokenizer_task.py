@@ -173,8 +173,7 @@ class TokenizerTask(Task):
     def _image_loss(self, reconstruction: Tensor, images: Tensor) -> tuple[Tensor, dict]:
         l1 = F.l1_loss(reconstruction.float(), images)
         perceptual, terms = self.perceptual(reconstruction, images)
-        logs = {f"loss/{k}": v for k, v in terms.items()}
-        logs["loss/l1"] = l1.detach()
+        logs = {f"loss/{k}": v for k, v in terms.items()} | {"loss/l1": l1.detach()}
         with torch.no_grad():
             logs["psnr"] = psnr(reconstruction, images).mean()
         return self.config.l1_weight * l1 + perceptual, logs
@@ -205,10 +204,9 @@ class TokenizerTask(Task):
             ratios.append(psnr(reconstruction, images))
             distances.append(self.perceptual(reconstruction, images)[0] * len(images))
         self.tokenizer.train()
-        num = sum(map(len, ratios))
         none = [torch.zeros(1, device=self.device)]  # a process may have no held-out image
         sums = [torch.cat(ratios or none).sum(), torch.stack(distances or none).sum()]
-        sums += [torch.tensor(float(num), device=self.device)]
+        sums += [torch.tensor(float(sum(map(len, ratios))), device=self.device)]
         ratio, distance, num_all = self.world.total(torch.stack(sums)).tolist()
         if not num_all:
             raise ValueError(f"{self.val.root}: expected held-out images, found none to be read")
@@ -235,18 +233,19 @@ class TokenizerTask(Task):
             self.adversary.export(folder)
 
     def state(self) -> dict[str, Tensor]:
-        """Scales of the perceptual layers, what the quantizer keeps, the window of code counts."""
-        counts = self.usage.summed(self.world.total).state()
-        return self._kept() | {f"usage.{k}": v for k, v in counts.items()}
-
-    def _kept(self) -> dict[str, Tensor]:
+        """Scales of the perceptual layers, all processes' quantizer state by rank, code counts."""
         scales = {f"perceptual.{k}": v for k, v in self.perceptual.named_buffers(recurse=False)}
-        return scales | {f"quantizer.{k}": v for k, v in self.tokenizer.quantizer.state().items()}
+        quantizer = self.tokenizer.quantizer.state()
+        kept = {f"quantizer.{k}": self.world.gather(v) for k, v in quantizer.items()}
+        counts = self.usage.summed(self.world.total).state()
+        return scales | kept | {f"usage.{k}": v for k, v in counts.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """The counts of all processes go to the writing one: their sum is what matters."""
         check_names(self.state(), state)
-        for name, tensor in self._kept().items():
-            tensor.copy_(state[name])
+        for name, scale in self.perceptual.named_buffers(recurse=False):
+            scale.copy_(state[f"perceptual.{name}"])
+        for name, tensor in self.tokenizer.quantizer.state().items():
+            tensor.copy_(state[f"quantizer.{name}"].chunk(self.world.count)[self.world.rank])
         for name, counts in self.usage.state().items():
             counts.copy_(state[f"usage.{name}"] if self.world.is_writer else 0 * counts)
