@@ -58,12 +58,13 @@ def jobs(options: Namespace) -> list[Job]:
         words = ["train", "mini64_autoencoder", *photos, *workers, "--set", f"loop.seed={seed}"]
         out = ["--out", str(options.out / f"seed{seed}" / "mini64_autoencoder")]
         found.append(Job(f"autoencoder-{seed}", [*words, *out]))
+    found += _numbers(options)  # quick, once their runs are there
     for variant, place in CLAIMS.items():
         found += [_row(options, variant, place, seed) for seed in SEEDS]
     found += [_second_phase(options, seed) for seed in SEEDS]
     found += _pages(options, workers, list(CLAIMS))
     found += [_row(options, variant, place, 0) for variant, place in ONE_SEED.items()]
-    return found + _pages(options, workers, list(ONE_SEED)) + _numbers(options)
+    return found + _pages(options, workers, list(ONE_SEED))
 
 
 def _statistics(options: Namespace, workers: list[str]) -> Job:
