@@ -23,6 +23,7 @@ COMMANDS = (
     "recipes",
     "describe",
     "assets",
+    "convert",
 )
 
 

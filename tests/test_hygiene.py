@@ -37,10 +37,12 @@ LAYERS = (
     ("losses",),
     ("tokenizer", "generators"),
     ("rivals",),
+    ("interop",),
     ("training", "probe"),
     ("runs", "edit", "evaluation"),
     ("recipes",),
     ("demo",),
+    ("grammar_parts",),
     ("grammar",),
     (
         "command_parts",
@@ -49,6 +51,7 @@ LAYERS = (
         "compare_table",
         "compare_command",
         "correlate_command",
+        "convert_command",
         "table_plan",
         "table_command",
         "commands",
@@ -116,6 +119,7 @@ def code_lines(path: Path) -> int:
 COMMAND_LINE = (
     "cli",
     "grammar",
+    "grammar_parts",
     "table_command",
     "table_plan",
     "commands",
@@ -124,6 +128,7 @@ COMMAND_LINE = (
     "compare_command",
     "compare_table",
     "correlate_command",
+    "convert_command",
     "command_parts",
 )
 NOT_CORE = (

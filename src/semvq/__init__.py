@@ -19,7 +19,7 @@ _HOMES = {
     "Generator": "semvq.generators.base",
     "Tokenizer": "semvq.tokenizer.model",
     "load_generator": "semvq.generators.files",
-    "load_tokenizer": "semvq.tokenizer.files",
+    "load_tokenizer": "semvq.interop",  # which knows the networks of all runs
 }
 
 

@@ -13,6 +13,7 @@ from semvq import assets as weights
 from semvq.command_parts import at_least_one, check_classes, import_code, is_first_process, write
 from semvq.compare_command import compare as compare
 from semvq.config import from_dict, to_dict, with_overrides
+from semvq.convert_command import convert as convert
 from semvq.correlate_command import correlate as correlate
 from semvq.data.images import (
     DataConfig,

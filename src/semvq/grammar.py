@@ -6,6 +6,8 @@ What a command does is in `commands.py`.
 import argparse
 from pathlib import Path
 
+from semvq.grammar_parts import device, overrides, run
+
 EPILOG = """\
 start with:
   semvq demo                                        the whole path on packaged photos, on a CPU
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _table(commands)
     _recipes(commands)
     _assets(commands)
+    _convert(commands)
     return top
 
 
@@ -56,7 +59,7 @@ def _demo(commands: argparse._SubParsersAction) -> None:
         "a quarter they are made of fewer photos and samples too",
     )
     p.add_argument("--seed", type=int, default=0)
-    _device(p)
+    device(p)
 
 
 def _train(commands: argparse._SubParsersAction) -> None:
@@ -67,35 +70,35 @@ def _train(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--tokens", type=Path, help="token cache that `semvq encode` made")
     p.add_argument("--upstream", type=Path, help="run to start from (default: beside --out)")
     p.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
-    _set(p)
+    overrides(p)
     p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
     p.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-    _device(p)
+    device(p)
 
 
 def _encode(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("encode", help="turn images into a token cache")
-    _run(p, "a tokenizer run")
+    run(p, "a tokenizer run")
     p.add_argument("--data", type=Path, required=True, help="images, as for train")
     p.add_argument("--val", type=Path, help="held-out images (default: a share of --data)")
     p.add_argument(
         "--views", type=int, default=2, help="entries per image: flips and crops (%(default)s)"
     )
     p.add_argument("--out", type=Path, required=True, help="folder of the token cache")
-    _device(p)
+    device(p)
 
 
 def _reconstruct(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("reconstruct", help="images through a tokenizer and back")
-    _run(p, "a tokenizer run")
+    run(p, "a tokenizer run")
     p.add_argument("images", type=Path, nargs="+", help="image files")
     p.add_argument("--out", type=Path, default=Path("reconstruction.png"), help="(%(default)s)")
-    _device(p)
+    device(p)
 
 
 def _sample(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("sample", help="generate images with an AR or NAR run")
-    _run(p, "an AR or NAR run")
+    run(p, "an AR or NAR run")
     p.add_argument("--num", type=int, default=16, help="how many (%(default)s)")
     p.add_argument("--class", dest="label", help="class name or number (default: all in turn)")
     p.add_argument("--seed", type=int, default=0)
@@ -109,12 +112,12 @@ def _sample(commands: argparse._SubParsersAction) -> None:
     )
     _sampling(p)
     _new_set(p, "samples")
-    _device(p)
+    device(p)
 
 
 def _edit(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("edit", help="repaint a part of an image with a NAR run")
-    _run(p, "a NAR run")
+    run(p, "a NAR run")
     p.add_argument("image", type=Path, help="image file; its centre square is used")
     area = p.add_mutually_exclusive_group(required=True)
     area.add_argument("--mask", type=Path, help="image of the same size, white where to repaint")
@@ -126,7 +129,7 @@ def _edit(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
     _sampling(p)
     _new_set(p, "edited")
-    _device(p)
+    device(p)
 
 
 def _new_set(p: argparse.ArgumentParser, folder: str) -> None:
@@ -188,7 +191,7 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--batch-size", type=int, default=64, help="images between processes' meetings")
     p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write figures and facts as JSON")
-    _device(p)
+    device(p)
 
 
 def _compare(commands: argparse._SubParsersAction) -> None:
@@ -207,7 +210,7 @@ def _compare(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--top-k", type=int, help="keep the k likeliest codes")
     p.add_argument("--network", default="inception", help="inception (default), vgg16, …")
     p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
-    _device(p)
+    device(p)
 
 
 def _correlate(commands: argparse._SubParsersAction) -> None:
@@ -219,13 +222,13 @@ def _correlate(commands: argparse._SubParsersAction) -> None:
 
 def _probe(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("probe", help="what an AR transformer predicts given the true context")
-    _run(p, "an AR run")
+    run(p, "an AR run")
     p.add_argument("--data", type=Path, required=True, help="images, as for train")
     p.add_argument("--num", type=int, default=8, help="images to show (%(default)s)")
     p.add_argument("--decoder", type=Path, help="tokenizer run whose decoder draws the images")
     p.add_argument("--out", type=Path, default=Path("probe.png"), help="(%(default)s)")
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
-    _device(p)
+    device(p)
 
 
 def _table(commands: argparse._SubParsersAction) -> None:
@@ -246,7 +249,7 @@ def _table(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--csv", type=Path, metavar="FILE", help="a line for every number too")
     p.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
     p.add_argument("--json", action="store_true", help="--dry-run: as JSON")
-    _device(p)
+    device(p)
 
 
 def _recipes(commands: argparse._SubParsersAction) -> None:
@@ -255,7 +258,7 @@ def _recipes(commands: argparse._SubParsersAction) -> None:
     p.add_argument("recipe", help="a name that `semvq recipes` prints, or FILE.py:FUNCTION")
     p.add_argument("--device", help="hours and memory on h200 (h100, a100, …) or several: h200x8")
     p.add_argument("--epoch-size", type=int, help="your training images, for lengths in epochs")
-    _set(p)
+    overrides(p)
     p.add_argument("--json", action="store_true")
 
 
@@ -265,32 +268,13 @@ def _assets(commands: argparse._SubParsersAction) -> None:
     p.add_argument("names", nargs="*", help="which to fetch (default: those the demo needs)")
 
 
-def _set(p: argparse.ArgumentParser) -> None:
+def _convert(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("convert", help="other people's tokenizer as a run of ours")
+    p.add_argument("file", type=Path, help="its weights; diffusers: or the folder with config.json")
+    p.add_argument("--from", dest="source", required=True,
+                   choices=["taming", "llamagen", "maskgit", "diffusers"])  # fmt: skip
+    p.add_argument("--out", type=Path, required=True, help="run folder, a new one")
+    p.add_argument("--config", type=Path, help="diffusers: config.json, if not beside the file")
     p.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        type=_assignment,
-        default=[],
-        help="change the recipe, e.g. --set loop.batch_size=64; repeat for more",
+        "--resolution", type=int, default=256, help="of the images it is for (%(default)s)"
     )
-
-
-def _assignment(text: str) -> str:
-    """A value of --set. Refused here, or a value apart would be an "unrecognized argument"."""
-    if "=" not in text:
-        advice = f"write them as one word, in quotes if there are spaces: --set '{text}=VALUE'"
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, found '{text}'; {advice}")
-    return text
-
-
-def _run(p: argparse.ArgumentParser, what: str) -> None:
-    p.add_argument("run", type=Path, help=f"folder of {what}")
-    p.add_argument(
-        "--code", type=Path, help="Python file with your own classes, if the run has any"
-    )
-
-
-def _device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")

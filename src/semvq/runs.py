@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-import semvq.rivals  # noqa: F401, their configurations are found by name
+import semvq.interop  # noqa: F401, configurations of all networks are found by name
 from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
 from semvq.tokenizer.files import load_tokenizer

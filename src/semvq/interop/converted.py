@@ -1,0 +1,15 @@
+"""What a format makes of a file: a tokenizer, and words about its images."""
+
+from typing import NamedTuple
+
+from semvq.tokenizer.model import Tokenizer
+
+
+class Converted(NamedTuple):
+    """A tokenizer and facts about it: range of its images in its own file, other files it read."""
+
+    tokenizer: Tokenizer
+    pixel_range: str
+    sha256: str
+    left_out: list[str]
+    config_sha256: str | None = None
