@@ -133,7 +133,11 @@ def _attends(path: Path, key: str, name: Any, known: Mapping[str, bool]) -> bool
 
 
 def _whole_numbers(path: Path, key: str, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(type(v) is int and v > 0 for v in values):
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(type(v) is int and v > 0 for v in values)
+    ):
         raise ValueError(f"{path}: expected {key} of whole numbers above 0, found {values!r}")
     return tuple(values)
 

@@ -48,7 +48,6 @@ def fill(
     `kind` is the format in words. ValueError for tensors that are missing, left over, of another
     shape, or not finite numbers, the first of them by name.
     """
-    config.check()
     with torch.device("meta"):
         tokenizer = config.build()
     ours = tokenizer.state_dict()

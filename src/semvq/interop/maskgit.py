@@ -36,9 +36,10 @@ def sizes(tensors: Mapping[str, Tensor], path: Path, resolution: int) -> UnitRan
 
     def count(template: str) -> int:
         names = (template.format(n) for n in range(MAX_COUNT))
-        return next((n for n, name in enumerate(names) if name not in tensors), 0)
+        return next((n for n, name in enumerate(names) if name not in tensors), MAX_COUNT)
 
     channels = first("encoder.conv_in.weight")
+    first("encoder.down.0.block.0.conv1.weight")  # or there is no level to count
     depth = count("encoder.down.{}.block.0.conv1.weight")
     widths = [first(f"encoder.down.{n}.block.0.conv1.weight") for n in range(depth)]
     for width in (channels, *widths):
@@ -59,7 +60,8 @@ def sizes(tensors: Mapping[str, Tensor], path: Path, resolution: int) -> UnitRan
 
 
 def names(config: UnitRangeConfig) -> dict[str, Names]:
-    """The foreign tensors of each of ours, by our names."""
+    """The foreign tensors of each of ours, by our names; ValueError for an impossible shape."""
+    config.check()
     table = {"quantizer.codebook": "quantize.embedding.weight"}
 
     def both(ours: str, theirs: str) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from math import prod
 from pathlib import Path
@@ -25,6 +26,7 @@ from semvq.interop.inert import DTYPES
 Tensors = dict[str, Tensor]
 MAX_PICKLE = 2**26  # bytes of the pickle beside the numbers; a large checkpoint has one or two MB
 SECONDS = 120  # for the child
+MAX_NAMED = 3  # keys in a message
 AGAIN = "get the file again from where it was published"
 
 
@@ -61,21 +63,26 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
     tensors = {str(k): v for k, v in part.items() if isinstance(v, Tensor)}
     if not tensors:
         where = f" or in {' or '.join(inside)}" if inside else ""
-        raise ValueError(f"{path}: expected tensors by name at its top{where}, found none; {AGAIN}")
+        keys = ", ".join(one_line(KeyError(key)) for key in list(tree)[:MAX_NAMED])
+        raise ValueError(
+            f"{path}: expected tensors by name at its top{where}, found none"
+            f"{f' (but {keys})' if keys else ''}; is it of another format? see --from"
+        )
     return Opened(tensors, sha256, left_out)
 
 
 def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     """Nested dicts of a torch file, and the classes that were left out of it."""
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            tree = torch.load(path, map_location="cpu", weights_only=True)
         left_out: list[str] = []
-    except Exception as error:  # of many kinds, by what the file is
+    except Exception:  # of many kinds, by what the file is
         if not zipfile.is_zipfile(path):
             raise ValueError(
-                f"{path}: expected safetensors, or a torch checkpoint of weights, found "
-                f"{one_line(error)[:200]}; older pickles than torch 1.6's, and others, are not "
-                "opened: save the weights alone as safetensors and convert that"
+                f"{path}: expected safetensors, or a checkpoint of torch 1.6 or later, found "
+                "another file, or a pickle of more than weights; it is not opened: save the "
+                "weights alone as safetensors and convert these"
             ) from None
         tree, left_out = _in_child(path, inside)
     if not isinstance(tree, dict):

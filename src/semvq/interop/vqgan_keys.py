@@ -54,10 +54,13 @@ def sizes(
     def count(template: str, **numbers: int) -> int:
         missing = "level" if "level" not in numbers else "block"
         names = (template.format(**{missing: n}, **numbers) for n in range(MAX_COUNT))
-        return next((n for n, name in enumerate(names) if f"{name}.weight" not in tensors), 0)
+        return next(
+            (n for n, name in enumerate(names) if f"{name}.weight" not in tensors), MAX_COUNT
+        )
 
     block = f"{layout.encoder_block}.conv1"
     attention = f"{layout.encoder_attention}.{layout.attention_norm}"
+    first(f"{block}.weight".format(level=0, block=0))  # or there is no level to count
     levels = range(count(block, block=0))
     num_codes, code_dim = (*size_of(tensors, layout.codebook, path, layout.kind), 0)[:2]
     return ForeignVQGANConfig(
@@ -102,7 +105,8 @@ def simplest(config: ForeignVQGANConfig) -> ForeignVQGANConfig | VQGANConfig:
 
 
 def names(layout: Layout, config: ForeignVQGANConfig) -> dict[str, Names]:
-    """The foreign tensors of each of ours, by our names."""
+    """The foreign tensors of each of ours, by our names; ValueError for an impossible shape."""
+    config.check()  # first: a stranger's numbers must not make us count to a billion
     table = {"quantizer.codebook": Names((layout.codebook,))}
 
     def both(ours: str, *theirs: str, linear: bool = False) -> None:

@@ -1,0 +1,358 @@
+"""Other people's tokenizers, converted: the same codes and pixels, or refused by name."""
+
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import semvq
+from semvq.cli import main
+from semvq.interop import opening
+from semvq.tokenizer.files import load_tokenizer, tokenizer_extra
+from tests.foreign import Diffusers, LlamaGen, MaskGIT, Oracle, Taming
+from tests.toy import photos
+
+SIDE = 16
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"  # in a pickle, what makes a tensor
+
+
+def write(oracle: Oracle, folder: Path) -> Path:
+    """The file that the format's authors publish."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = dict(oracle.weights)
+    if isinstance(oracle, Diffusers):
+        save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+        (folder / "config.json").write_text(json.dumps(oracle.settings))
+        return folder
+    if isinstance(oracle, LlamaGen):
+        path = folder / "vq.pt"
+        torch.save({"model": weights | {"quantize.codebook_used": torch.zeros(99)}}, path)
+    elif isinstance(oracle, MaskGIT):
+        torch.save(weights, path := folder / "maskgit.bin")
+    else:
+        loss = {"loss.discriminator.main.0.weight": torch.zeros(3), "loss.logvar": torch.zeros(())}
+        state = OrderedDict(weights | loss)
+        torch.save({"state_dict": state, "global_step": 7}, path := folder / "last.ckpt")
+    return path
+
+
+def source(oracle: Oracle) -> str:
+    return type(oracle).__name__.lower()
+
+
+def narrow(kind: type[Oracle]) -> Callable[[], Oracle]:
+    """The same layout, fewer channels: quicker."""
+    return lambda: kind(channels=32)
+
+
+def convert(oracle: Oracle, path: Path, out: Path, *more: str) -> int:
+    arguments = ["convert", str(path), "--from", source(oracle), "--out", str(out)]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--resolution", str(SIDE), *more])
+    return int(stop.value.code or 0)
+
+
+def refused(capsys, oracle: Oracle, path: Path, out: Path, *more: str) -> str:
+    capsys.readouterr()
+    assert convert(oracle, path, out, *more) == 2
+    assert not out.exists()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("semvq: error: ")
+    return lines[0]
+
+
+# each of them once with the networks of `rivals`, or with a feature that these do not have
+ORACLES: dict[str, tuple[Callable[[], Oracle], str]] = {
+    "taming": (Taming, "VQGANConfig"),
+    "taming-without-attention": (lambda: Taming(attends=()), "ForeignVQGANConfig"),
+    "taming-narrow": (narrow(Taming), "ForeignVQGANConfig"),
+    "llamagen": (narrow(LlamaGen), "ForeignVQGANConfig"),
+    "maskgit": (MaskGIT, "UnitRangeConfig"),
+    "diffusers": (Diffusers, "ForeignVQGANConfig"),
+    "diffusers-amused": (lambda: Diffusers(middle=False), "ForeignVQGANConfig"),
+    "diffusers-attention": (lambda: Diffusers(attends=(0, 1)), "ForeignVQGANConfig"),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+@torch.no_grad()
+def test_codes_and_pixels_are_the_authors(name, tmp_path):
+    make, kind = ORACLES[name]
+    oracle = make()
+    assert convert(oracle, write(oracle, tmp_path / "theirs"), tmp_path / "run") == 0
+    tokenizer = semvq.load_tokenizer(tmp_path / "run")
+    assert type(tokenizer.config).__name__ == kind
+    images = torch.rand(2, 3, 32, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    codes = oracle.encode(images)
+    assert codes.shape == (2, 16, 12) and len(codes.unique()) > 5
+    assert torch.equal(tokenizer.encode(images), codes)
+    pixels = oracle.decode(codes)
+    assert pixels.std() > 0.1
+    torch.testing.assert_close(tokenizer.decode(codes), pixels, rtol=1e-5, atol=1e-5)
+    seen, quantized = tokenizer(images)
+    assert torch.equal(quantized.codes, codes)
+    torch.testing.assert_close(seen, pixels, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_says_where_it_is_from(tmp_path):
+    oracle = MaskGIT()
+    path = write(oracle, tmp_path)
+    convert(oracle, path, tmp_path / "run")
+    origin = tokenizer_extra(tmp_path / "run")["converted"]
+    digest = opening.open_weights(path).sha256
+    assert len(digest) == 64
+    assert origin == {
+        "from": "maskgit", "file": "maskgit.bin", "sha256": digest, "config_sha256": None,
+        "pixel_range": "[0, 1]", "left_out": [],
+    }  # fmt: skip
+    assert not [
+        p.name for p in (tmp_path / "run").iterdir() if p.suffix not in (".json", ".safetensors")
+    ]
+
+
+def test_what_tensors_do_not_tell_is_part_of_the_code_space(tmp_path):
+    oracle = Diffusers()
+    spaces = []
+    for groups in (8, 16):
+        folder = write(oracle, tmp_path / str(groups))
+        settings = oracle.settings | {"norm_num_groups": groups}
+        (folder / "config.json").write_text(json.dumps(settings))
+        assert convert(oracle, folder, tmp_path / f"run{groups}") == 0
+        spaces.append(load_tokenizer(tmp_path / f"run{groups}").code_space_hash())
+    assert spaces[0] != spaces[1]
+
+
+# --- strict -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [narrow(Taming), narrow(LlamaGen), MaskGIT, Diffusers])
+def test_wrong_tensors_are_refused_by_name(make, tmp_path, capsys):
+    oracle = make()
+    whole = dict(oracle.weights)
+
+    def attempt(change: Callable[[Oracle], object]) -> str:
+        change(oracle)
+        path = write(oracle, tmp_path / "theirs")
+        oracle.weights.clear()
+        oracle.weights.update(whole)
+        return refused(capsys, oracle, path, tmp_path / "run")
+
+    last, conv = "decoder.conv_out.bias", "decoder.conv_in.weight"
+    line = attempt(lambda o: o.weights.pop(last))
+    assert f"expected the tensor '{last}'" in line and "found none" in line
+    line = attempt(lambda o: o.weights.pop("encoder.conv_in.weight"))
+    assert "'encoder.conv_in.weight'" in line and "--from" in line
+    line = attempt(lambda o: o.weights.update({"encoder.extra.weight": torch.zeros(2)}))
+    assert "found 'encoder.extra.weight' too" in line
+    line = attempt(lambda o: o.weights.update({conv: torch.zeros(2, 3, 1, 1)}))
+    assert f"expected '{conv}' of shape" in line and "found (2, 3, 1, 1)" in line
+    line = attempt(lambda o: o.weights.update({last: torch.full((3,), torch.nan)}))
+    assert f"expected '{last}' of finite numbers" in line
+    line = attempt(lambda o: o.weights.update({last: torch.zeros(3, dtype=torch.int64)}))
+    assert f"expected '{last}' of finite numbers, found torch.int64" in line
+
+
+def test_another_format_is_named_as_the_likely_cause(tmp_path, capsys):
+    oracles = [narrow(Taming)(), narrow(LlamaGen)(), MaskGIT()]
+    for oracle in oracles:
+        path = write(oracle, tmp_path / source(oracle))
+        for other in oracles:
+            if other is not oracle:
+                line = refused(capsys, other, path, tmp_path / "run")
+                assert "see --from" in line or "expected widths" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"norm_type": "spatial"}, "expected norm_type 'group', found 'spatial'"),
+        ({"act_fn": "relu"}, "expected act_fn 'silu'"),
+        ({"in_channels": 4}, "expected in_channels 3, found 4"),
+        ({"_class_name": "AutoencoderKL"}, "expected the configuration of a VQModel, found Auto"),
+        ({"attention_kind": "x"}, "expected keys of a VQModel, found 'attention_kind'"),
+        ({"down_block_types": ["DownBlock2D"] * 2}, "found 'DownBlock2D'"),
+        ({"down_block_types": ["DownEncoderBlock2D"]}, "that mirror each other"),
+        ({"down_block_types": 3}, "expected a saved model"),
+        ({"layers_per_block": "2"}, "whole numbers above 0"),
+        ({"layers_per_block": 2}, "decoder.up_blocks.0.resnets.2"),
+        ({"layers_per_block": 10**9}, "blocks_per_level"),
+        ({"block_out_channels": [16, 64]}, "of shape"),
+        ({"block_out_channels": []}, "whole numbers above 0"),
+        ({"norm_num_groups": 5}, "multiples of norm_groups"),
+        ({"num_vq_embeddings": 10**12}, "quantize.embedding.weight"),
+    ],
+)
+def test_settings_that_ours_have_not_are_refused(change, words, tmp_path, capsys):
+    oracle = Diffusers()
+    folder = write(oracle, tmp_path / "theirs")
+    (folder / "config.json").write_text(json.dumps(oracle.settings | change))
+    assert words in refused(capsys, oracle, folder, tmp_path / "run")
+
+
+def test_mistakes_of_the_command_line(tmp_path, capsys):
+    oracle, out = narrow(Taming)(), tmp_path / "run"
+    path = write(oracle, tmp_path)
+    assert "expected a file with weights" in refused(capsys, oracle, tmp_path / "absent", out)
+    assert "--config" in refused(capsys, oracle, path, out, "--config", str(path))
+    assert "multiple of f = 2" in refused(capsys, oracle, path, out, "--resolution", "15")
+    assert "at least 1" in refused(capsys, oracle, path, out, "--resolution", "0")
+    assert "config.json" in refused(capsys, Diffusers(), path, out)
+    (tmp_path / "empty").mkdir()
+    assert "found neither" in refused(capsys, Diffusers(), tmp_path / "empty", out)
+    assert convert(oracle, path, out) == 0
+    assert convert(oracle, path, out) == 2
+    assert "expected a new folder" in capsys.readouterr().err
+
+
+# --- files that are not to be trusted -----------------------------------------------------------
+
+
+class Payload:
+    """Unpickled, it leaves a marker file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return open, (str(self.marker), "w")
+
+
+class Callback:
+    """An object of a training, with a state, in a pickle of Lightning's."""
+
+    def __init__(self) -> None:
+        self.best = {"score": 1.0}
+
+
+def test_the_payload_is_live(tmp_path):
+    pickle.loads(pickle.dumps(Payload(tmp_path / "marker"))).close()
+    assert (tmp_path / "marker").exists()
+
+
+@torch.no_grad()
+def test_lightning_files_are_read_without_their_objects(tmp_path, capsys):
+    oracle, marker = narrow(Taming)(), tmp_path / "marker"
+    weights = OrderedDict((k, torch.nn.Parameter(v)) for k, v in oracle.weights.items())
+    weights["loss.share"] = torch.zeros(2)
+    checkpoint = {
+        "epoch": 3, "state_dict": weights, "callbacks": {Callback: Callback(), "x": [Callback()]},
+        "optimizer_states": [{"state": {0: {"step": torch.ones(3)}}}], "evil": Payload(marker),
+    }  # fmt: skip
+    torch.save(checkpoint, path := tmp_path / "last.ckpt")
+    assert convert(oracle, path, tmp_path / "run") == 0
+    captured = capsys.readouterr()
+    assert "tests.test_convert.Callback" in captured.err and captured.err.count("\n") == 1
+    assert not marker.exists()
+    left_out = tokenizer_extra(tmp_path / "run")["converted"]["left_out"]
+    assert "tests.test_convert.Callback" in left_out and len(left_out) == 2
+    images = torch.rand(1, 3, SIDE, SIDE) * 2 - 1
+    tokenizer = load_tokenizer(tmp_path / "run")
+    assert torch.equal(tokenizer.encode(images), oracle.encode(images))
+
+
+def rewritten(
+    path: Path, name: str, change: Callable[[str, bytes], bytes], packing: int = 0
+) -> Path:
+    """A copy of a torch file, called `name`, with other members."""
+    found = path.with_name(name)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(found, "w", packing) as new:
+        for member in old.namelist():
+            new.writestr(member, change(member.partition("/")[2], old.read(member)))
+    return found
+
+
+def hostile_files(folder: Path) -> list[Path]:
+    """Files that are no tokenizer's, most of which would leave a marker in `folder`."""
+    payload = Payload(folder / "marker")
+    weights = narrow(Taming)().weights
+    torch.save({"state_dict": {"encoder.conv_in.weight": payload}}, folder / "only.ckpt")
+    torch.save(payload, folder / "bare.pt")
+    torch.save({"state_dict": weights, "x": Callback()}, whole := folder / "whole.ckpt")
+    (folder / "pickle.bin").write_bytes(pickle.dumps({"state_dict": payload}))
+    (folder / "renamed.safetensors").write_bytes(pickle.dumps(payload))
+    (folder / "noise.ckpt").write_bytes(bytes(range(256)) * 9)
+    (folder / "nothing.ckpt").write_bytes(b"")
+
+    def pickled(data: bytes) -> Callable[[str, bytes], bytes]:
+        return lambda name, old: data if name == "data.pkl" else old
+
+    rewritten(whole, "cut.ckpt", lambda n, d: d[:-8] if n == "data/3" else d)
+    rewritten(whole, "compressed.ckpt", lambda n, d: d, zipfile.ZIP_DEFLATED)
+    cases = {
+        "own class as function": b"ccollections\nOrderedDict\n}sb.",
+        "attributes of a function": REBUILD + b"}X\x01\x00\x00\x00aK\x01sb.",
+        "no storage": REBUILD + b"(K\x01K\x01K\x01K\x01tR.",
+        "endless": b"\x80\x02" + b"]" * 10 + b"(" * 100_000,
+        "cycle": b"}q\x00X\x01\x00\x00\x00ah\x00s.",
+        "memory": b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x.",
+        "extension": b"\x80\x02\x82\x01.",
+        "getattr": b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x0dopen('x', 'w')\x85R.",
+    }
+    for name, data in cases.items():
+        rewritten(whole, f"{name}.ckpt", pickled(data))
+    whole.unlink()
+    return sorted(folder.iterdir())
+
+
+def test_hostile_files_run_nothing_and_end_in_one_line(tmp_path, capsys):
+    taming = narrow(Taming)()
+    for path in hostile_files(tmp_path):
+        line = refused(capsys, taming, path, tmp_path / "run")
+        assert str(path) in line and len(line) < 1000, path
+        assert not (tmp_path / "marker").exists(), path
+
+
+def test_views_beyond_their_storage_are_refused(tmp_path):
+    torch.save({"a": torch.arange(6.0)[2:4], "x": Callback()}, path := tmp_path / "a.pt")
+    assert opening.open_weights(path).tensors["a"].tolist() == [2, 3]
+    for offset, size in ((5, 2), (2, 255)):  # of six numbers
+
+        def moved(name: str, data: bytes, offset: int = offset, size: int = size) -> bytes:
+            old, new = (b"K%cK%c\x85" % pair for pair in ((2, 2), (offset, size)))
+            assert name != "data.pkl" or data.count(old) == 1
+            return data.replace(old, new)
+
+        with pytest.raises(ValueError, match="within the file"):
+            opening.open_weights(rewritten(path, "b.pt", moved))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_the_child_has_no_rights_left():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import inert; inert.give_up_rights()\n"
+        "for act in (lambda: open('/dev/null'), lambda: bytearray(2**31), lambda: "
+        "__import__('socket').socket()):\n"
+        "    try: act()\n"
+        "    except (OSError, MemoryError, ImportError): print('refused')\n"
+    )
+    folder = Path(opening.__file__).parent
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert done.stdout.split() == ["refused"] * 3, done.stderr
+
+
+# --- a run like any other -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Taming, MaskGIT])
+def test_a_converted_run_reconstructs_and_encodes(make, tmp_path, capsys):
+    oracle = make()
+    convert(oracle, write(oracle, tmp_path), tmp_path / "run")
+    photos(tmp_path / "PHOTOS", per_class=3)
+    first = str(tmp_path / "PHOTOS" / "red" / "0.png")
+    for arguments in (
+        ["reconstruct", str(tmp_path / "run"), first, "--out", str(tmp_path / "sheet.png")],
+        ["encode", str(tmp_path / "run"), "--data", str(tmp_path / "PHOTOS"), "--val",
+         str(tmp_path / "PHOTOS"), "--out", str(tmp_path / "tokens")],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, "--device", "cpu"])
+        assert stop.value.code == 0, capsys.readouterr().err
+    assert (tmp_path / "sheet.png").exists() and (tmp_path / "tokens" / "train").is_dir()
