@@ -58,7 +58,12 @@ def readme_commands() -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith("semvq ")]
 
 
-@pytest.mark.parametrize("command", readme_commands())
+def converting_commands() -> list[str]:
+    lines = (ROOT / "docs" / "converting.md").read_text().splitlines()
+    return [line for line in lines if line.startswith("semvq ")]
+
+
+@pytest.mark.parametrize("command", [*readme_commands(), *converting_commands()])
 def test_readme_command_parses(command):
     parser().parse_args(shlex.split(command)[1:])
 
