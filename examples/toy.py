@@ -65,9 +65,9 @@ class Classifier(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 32, 3, 1, 1)
+        self.first = nn.Conv2d(3, 32, 4, 2, 1)
         self.low = conv(32, 32)
-        self.high = nn.Sequential(conv(32, 64, 2), conv(64, 64, 2), conv(64, 64, 2))
+        self.high = nn.Sequential(conv(32, 64, 2), conv(64, 64, 2))
         self.logits = nn.Linear(64, num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,14 +94,14 @@ class Attention(nn.Module):
 
 def encoder() -> nn.Module:
     """Images (B, 3, 32, 32) to latents (B, DIM, 8, 8)."""
-    return nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1), conv(32, 64, 2), conv(64, 64, 2), conv(64, DIM))
+    return nn.Sequential(nn.Conv2d(3, 32, 4, 2, 1), conv(32, 64, 2), conv(64, 64), conv(64, DIM))
 
 
 def decoder(attention: bool) -> nn.Module:
     """Embeddings (B, DIM, 8, 8) to images (B, 3, 32, 32)."""
     inside = [Attention(64), conv(64, 64)] if attention else []
-    up = [nn.Upsample(scale_factor=2), conv(64, 64), nn.Upsample(scale_factor=2), conv(64, 32)]
-    return nn.Sequential(nn.Conv2d(DIM, 64, 3, 1, 1), *inside, conv(64, 64), *up, conv(32, 3))
+    up = [nn.Upsample(scale_factor=2), conv(64, 64), conv(64, 4 * 3), nn.PixelShuffle(2)]
+    return nn.Sequential(nn.Conv2d(DIM, 64, 3, 1, 1), *inside, conv(64, 64), *up)
 
 
 class Codebook(nn.Module):
@@ -129,10 +129,18 @@ class Codebook(nn.Module):
         return self.codes[codes].permute(0, 3, 1, 2)
 
 
+class NoCodes(nn.Module):
+    """What stands for the codebook until the encoder has something to say."""
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Latents as they are."""
+        return z, torch.zeros(0), 0.0
+
+
 class Transformer(nn.Module):
     """Next-code prediction over [class, code, code, …] (Sec. 3.1)."""
 
-    def __init__(self, num_classes: int, width: int = 128, layers: int = 4) -> None:
+    def __init__(self, num_classes: int, width: int = 128, layers: int = 3) -> None:
         super().__init__()
         self.embed = nn.Embedding(CODES + num_classes, width)
         self.places = nn.Parameter(torch.randn(GRID * GRID, width) * 0.02)
@@ -194,33 +202,35 @@ def train_tokenizer(parts, judge: nn.Module, net: Classifier, data, steps: int, 
     `judge` tells patches of photos from patches of reconstructions (hinge loss).
     """
     encode, book, decode = parts
-    learning = [p for p in parts if any(q.requires_grad for q in p.parameters())]
+    learning = [p for p in parts if all(q.requires_grad for q in p.parameters())]
     optimizer, of_judge = adam(*learning), adam(judge)
     for x, _ in batches(*data, steps):
         found, _, codes_loss = book(encode(x))
         fake = decode(found)
         loss = F.l1_loss(fake, x) + perceptual(net, fake, x, alpha) - 0.02 * judge(fake).mean()
-        step(optimizer, loss + codes_loss if book in learning else loss)
+        step(optimizer, loss + codes_loss)  # of frozen codes it has no gradient
         wrong = F.relu(1 - judge(x)).mean() + F.relu(1 + judge(fake.detach())).mean()
         step(of_judge, wrong)
     with torch.no_grad():
         x = data[0][:200]
         found, codes, _ = book(encode(x))
         error = F.mse_loss(decode(found), x)
-    used = len(codes.unique()) / CODES
-    print(f"PSNR {10 * torch.log10(4 / error):.1f} dB, {used:.0%} of the codes used", flush=True)
+    used = f", {len(codes.unique()) / CODES:.0%} of the codes used" if len(codes) else ""
+    print(f"PSNR {10 * torch.log10(4 / error):.1f} dB{used}", flush=True)
 
 
 def train_transformer(model: Transformer, codes: Tensor, labels: Tensor, steps: int) -> None:
     """Cross-entropy of each code given those before it."""
     optimizer, flat = adam(model, rate=5e-4), codes.flatten(1)
-    loss = torch.zeros(())
+    losses = []
     for _ in range(steps):
         rows = torch.randint(len(flat), (BATCH,))
         logits = model(flat[rows, :-1], labels[rows])
         loss = F.cross_entropy(logits.flatten(0, 1), flat[rows].flatten())
         step(optimizer, loss)
-    print(f"{float(loss):.2f} nats a code (any code alike: {np.log(CODES):.2f})", flush=True)
+        losses.append(loss.item())
+    last = np.mean(losses[-20:])
+    print(f"{last:.2f} nats a code (any code alike: {np.log(CODES):.2f})", flush=True)
     model.eval()
 
 
@@ -245,10 +255,12 @@ def main() -> None:
     train_classifier(net, data, options.steps)
 
     encode, book, decode = encoder(), Codebook(), decoder(attention=False)
+    judge = nn.Sequential(nn.Conv2d(3, 32, 4, 2, 1), conv(32, 64, 2), conv(64, 1))
+    print("without codes: ", end="")
+    train_tokenizer((encode, NoCodes(), decode), judge, net, data, options.steps, alpha=0.0)
     with torch.no_grad():  # codes start as latents of photos
         found = encode(images[torch.randint(len(images), (64,))]).permute(0, 2, 3, 1)
         book.codes.copy_(found.reshape(-1, DIM)[torch.randperm(64 * GRID * GRID)[:CODES]])
-    judge = nn.Sequential(nn.Conv2d(3, 32, 4, 2, 1), conv(32, 64, 2), conv(64, 1))
     print("phase 1, semantic: ", end="")
     train_tokenizer((encode, book, decode), judge, net, data, options.steps, alpha=1.0)
 
