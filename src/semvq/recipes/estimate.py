@@ -139,7 +139,7 @@ def memory_facts(
         fits = next((n for n in enough if gigabytes(n) <= device.memory), None)
         advice = "even one image at a time does not: take a GPU with more memory"
         if fits:
-            advice = f"give --set loop.accumulate={fits}"
+            advice = f"give --set loop.accumulate={fits}{_part(task, loop, fits)}"
         warnings.append(f"does not fit into {device.memory:g} GB; {advice}")
     return {
         "images_at_a_time": images,
@@ -152,6 +152,18 @@ def memory_facts(
         ),
         "warnings": warnings,
     }
+
+
+def _part(task: TaskConfig, loop: LoopConfig, parts: int) -> str:
+    """What working off a batch in parts changes, if anything: the usage entropy's D-bar."""
+    if not isinstance(task, TokenizerTaskConfig) or task.freeze_code_space:
+        return ""
+    if not getattr(getattr(task.tokenizer, "quantizer", None), "entropy_weight", 0):
+        return ""
+    return (
+        f" (the usage entropy is then over {loop.batch_size // parts} images instead of "
+        f"{loop.batch_size // loop.accumulate}: docs/deviations.md, D16)"
+    )
 
 
 def _uneven(loop: LoopConfig, count: int) -> list[str]:
