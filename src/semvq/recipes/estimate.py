@@ -63,7 +63,8 @@ MEASURED: Mapping[str, Step] = {
     "step-phase2": Step(141, 32, 24_735, 663, 1140.205, 120.267, 243_335_168),
 }
 
-# A CPU's shares are assumed; for the demo's six recipes they are right within a tenth.
+# A CPU's shares are assumed. The demo's six recipes: 10.4 minutes by them, 13.6 on one machine,
+# fewer on a faster one (docs/recipes.md).
 CPU_TOKENIZER, CPU_TRANSFORMER = 0.3, 0.4
 
 
