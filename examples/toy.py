@@ -11,7 +11,7 @@ and its layers are the perceptual network. Then SeQ-GAN's four steps (Gu et al.,
 3. a transformer learns the codes of an image one after the other, given its class;
 4. sampling: the transformer draws codes, the decoder of phase 2 turns them into images.
 
-Sizes are such that two CPU cores need some three minutes; nothing here is a result.
+Sizes are such that one CPU core needs some five minutes; nothing here is a result.
 """
 
 import tarfile
@@ -246,7 +246,7 @@ def main() -> None:
     p = ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("photos", type=Path, help="tar file, <class>/<file>")
     p.add_argument("--out", type=Path, default=Path("toy.png"))
-    p.add_argument("--steps", type=int, default=400, help="of each training (%(default)s)")
+    p.add_argument("--steps", type=int, default=250, help="of each training (%(default)s)")
     options = p.parse_args()
     torch.manual_seed(0)
     images, labels, classes = load(options.photos)
