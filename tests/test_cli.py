@@ -24,6 +24,7 @@ COMMANDS = (
     "describe",
     "assets",
     "convert",
+    "export",
 )
 
 

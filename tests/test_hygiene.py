@@ -43,7 +43,7 @@ LAYERS = (
     ("recipes",),
     ("demo",),
     ("grammar_parts",),
-    ("grammar",),
+    ("grammar", "sharing_grammar"),
     (
         "command_parts",
         "sample_commands",
@@ -52,6 +52,7 @@ LAYERS = (
         "compare_command",
         "correlate_command",
         "convert_command",
+        "export_command",
         "table_plan",
         "table_command",
         "commands",
@@ -129,6 +130,8 @@ COMMAND_LINE = (
     "compare_table",
     "correlate_command",
     "convert_command",
+    "export_command",
+    "sharing_grammar",
     "command_parts",
 )
 NOT_CORE = (

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from semvq.generators.base import Generator
-    from semvq.generators.files import load_generator
-    from semvq.tokenizer.files import load_tokenizer
+    from semvq.interop import load_generator, load_tokenizer, push_to_hub
     from semvq.tokenizer.model import Tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "Tokenizer", "load_generator", "load_tokenizer"]
+__all__ = ["Generator", "Tokenizer", "load_generator", "load_tokenizer", "push_to_hub"]
 
 _HOMES = {
     "Generator": "semvq.generators.base",
     "Tokenizer": "semvq.tokenizer.model",
-    "load_generator": "semvq.generators.files",
-    "load_tokenizer": "semvq.interop",  # which knows the networks of all runs
+    "load_generator": "semvq.interop",  # which knows the networks of all runs, and the hub
+    "load_tokenizer": "semvq.interop",
+    "push_to_hub": "semvq.interop",
 }
 
 

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from semvq.grammar_parts import device, overrides, run
+from semvq.sharing_grammar import add_export
 
 EPILOG = """\
 start with:
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _recipes(commands)
     _assets(commands)
     _convert(commands)
+    add_export(commands)
     return top
 
 

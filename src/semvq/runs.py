@@ -4,10 +4,8 @@ from pathlib import Path
 
 import torch
 
-import semvq.interop  # noqa: F401, configurations of all networks are found by name
 from semvq.generators.base import Generator
-from semvq.generators.files import load_generator
-from semvq.tokenizer.files import load_tokenizer
+from semvq.interop import load_generator, load_tokenizer
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.runs import find_upstream, read_recipe
 

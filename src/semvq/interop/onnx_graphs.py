@@ -16,17 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from semvq.data.images import DataConfig, ImageSet, eval_batches, to_float
 from semvq.files import one_line, replace_atomically, write_atomically
 from semvq.interop.onnx_rules import nearest_in_graph, rule_of
-from semvq.photos import fruit
+from semvq.interop.packaged import packaged_photos
 from semvq.tokenizer.model import Tokenizer
 from semvq.tokenizer.nearest import nearest_code
 
 ENCODE, DECODE, FACTS = "encode.onnx", "decode.onnx", "onnx.json"
 OPSET = 18  # of 2022-12; the newest that torch's exporter writes without converting
 MAX_BYTES = 2**31 - 2**20  # of an ONNX file, which is one protobuf message
-NUM_PHOTOS = 8  # that the graphs are tried on
 TIE = 1e-4  # two codes are nearly equally near: of (|z| + |e|)^2, both about the codes' mean
 PIXELS = 1e-4  # of pixels in [-1, 1], or of the largest value where that is more
 
@@ -75,21 +73,39 @@ def export_onnx(tokenizer: Tokenizer, folder: Path) -> Agreement:
     if size > MAX_BYTES:
         raise ValueError(f"expected at most {MAX_BYTES} bytes of weights for ONNX, found {size}")
     encoding = _Encoding(tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
     images = torch.zeros(2, 3, side, side)  # two: an example of one would fix the batch
     codes = torch.zeros(2, *tokenizer.grid, dtype=torch.int64)
-    _write(encoding, images, ("images", "codes"), folder / ENCODE)
-    _write(_Decoding(tokenizer), codes, ("codes", "images"), folder / DECODE)
-    found = agreement(
-        tokenizer, _runner(runtime, folder / ENCODE), _runner(runtime, folder / DECODE)
-    )
+    with _all_or_none(folder / ENCODE, folder / DECODE):
+        _write(encoding, images, ("images", "codes"), folder / ENCODE)
+        _write(_Decoding(tokenizer), codes, ("codes", "images"), folder / DECODE)
+        found = _tried(tokenizer, runtime, folder)
+    write_atomically(folder / FACTS, json.dumps(_facts(tokenizer, found), indent=1) + "\n")
+    return found
+
+
+@contextmanager
+def _all_or_none(*paths: Path) -> Iterator[None]:
+    """Remove the files where anything goes wrong: half of a pair would be taken for a whole."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _tried(tokenizer: Tokenizer, runtime: Any, folder: Path) -> Agreement:
+    """How the two graphs in `folder` agree with torch; ValueError where they do not."""
+    encode, decode = (_runner(runtime, folder / name) for name in (ENCODE, DECODE))
+    found = agreement(tokenizer, encode, decode)
     if found.others or found.pixels > PIXELS:
         raise ValueError(
             f"{folder}: expected graphs that agree with torch, found {found.others} of "
             f"{found.codes} codes that differ at no near tie, and pixels that differ by "
-            f"{found.pixels:.1e}; do not use them, and report it with the versions of torch, onnx "
+            f"{found.pixels:.1e}; nothing is written, report it with the versions of torch, onnx "
             "and onnxruntime"
         )
-    write_atomically(folder / FACTS, json.dumps(_facts(tokenizer, found), indent=1) + "\n")
     return found
 
 
@@ -113,32 +129,24 @@ def agreement(
     return Agreement(codes.numel(), ties, others, float(pixels))
 
 
-def packaged_photos(side: int, num: int = NUM_PHOTOS) -> Tensor:
-    """Held-out photos of the package, float (num, 3, side, side) in [-1, 1], spread over them."""
-    photos = ImageSet.open(fruit()[1]).spread(num)
-    return to_float(next(eval_batches(photos, DataConfig(side), num))["image"])
-
-
 def _differences(tokenizer: Tokenizer, latents: Tensor, theirs: Tensor) -> tuple[int, int]:
     """Places where codes differ first: those at near ties, and others.
 
     Where a rule goes on from the code it found, what follows a difference is no difference.
     """
     row, ties, others = 0, 0, 0
-    same = torch.ones(len(theirs) * theirs.shape[2], dtype=torch.bool)  # of all searches so far
+    differs: Tensor | bool = False  # places where an earlier search did
 
     def search(rows: Tensor, codebook: Tensor) -> Tensor:
-        nonlocal row, ties, others, same
+        nonlocal row, ties, others, differs
         ours = nearest_code(rows, codebook)
         num = len(rows) // (len(theirs) * theirs.shape[2])
         found = theirs[:, row : row + num].flatten()
         row += num
-        if len(same) != len(ours):
-            same = torch.ones(len(ours), dtype=torch.bool)
-        places = (same & (found != ours)).nonzero().flatten()
-        near = _nearly_tied(rows[places], codebook, ours[places], found[places])
+        new = (found != ours) & ~torch.as_tensor(differs)
+        near = _nearly_tied(rows[new], codebook, ours[new], found[new])
         ties, others = ties + int(near.sum()), others + int((~near).sum())
-        same = same & (found == ours)
+        differs = new | differs
         return ours
 
     rule_of(tokenizer.quantizer)(tokenizer.quantizer, latents, search)

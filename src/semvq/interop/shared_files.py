@@ -1,0 +1,82 @@
+"""A model's files as others get them, with a manifest: the size and sha256 of each.
+
+Whoever changes a file and the manifest passes: it tells damage and mix-ups, not its author. Against
+the latter a revision is pinned (`hub`).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from semvq.files import CONFIG, WEIGHTS, read_json, reading, write_atomically
+
+MANIFEST, RECIPE = "manifest.json", "recipe.json"
+FORMAT = "semvq files 1"
+NAMES = (WEIGHTS, CONFIG, RECIPE)  # what a manifest may name, and all that is ever fetched
+AGAIN = "get it again from where it was published"
+
+
+def check_new(folder: Path) -> None:
+    """ValueError for a folder that holds files: they would be mixed with others."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"{folder}: expected a new folder, found one with files; give another --out"
+        )
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of those of `NAMES` that are in `folder`."""
+    files = {name: _facts(folder / name) for name in NAMES if (folder / name).is_file()}
+    record = {"format": FORMAT, "files": files}
+    write_atomically(folder / MANIFEST, json.dumps(record, indent=1) + "\n")
+
+
+def check_manifest(folder: Path) -> list[str]:
+    """The names of the files, each one there with the size and sha256 that the manifest has.
+
+    Raises FileNotFoundError for a missing file or manifest, ValueError for a changed one, by name.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected the manifest that `semvq export RUN --to hub` writes, found none; "
+            "is this another library's model?"
+        )
+    with reading(path):
+        files = _read(path)
+    for name, known in files.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name}: expected this file, which {MANIFEST} names, found none; {AGAIN}"
+            )
+        if (found := _facts(folder / name)) != known:
+            raise ValueError(
+                f"{folder / name}: expected {known['bytes']} bytes of sha256 "
+                f"{str(known['sha256'])[:16]} as in {MANIFEST}, found {found['bytes']} of "
+                f"{found['sha256'][:16]}; {AGAIN}"
+            )
+    return list(files)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected format '{FORMAT}', found another file")
+    files = record.get("files")
+    if not isinstance(files, dict) or not {WEIGHTS, CONFIG} <= set(files) <= set(NAMES):
+        raise ValueError(f"{path}: expected {WEIGHTS}, {CONFIG} and at most {RECIPE} as files")
+    for name, facts in files.items():
+        if not isinstance(facts, dict) or sorted(facts) != ["bytes", "sha256"]:
+            raise ValueError(f"{path}: expected bytes and sha256 of {name}, found {facts!r}")
+    return files
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
