@@ -38,6 +38,9 @@ def runs(tmp_path_factory) -> Path:
             "model": digest(folder / "toy_phase1" / "model.safetensors"), "network": "inception",
             "images": {"images": str(folder / "photos"), "count": 24, "fingerprint": "ab|cd"},
         },
+        "warnings": [
+            "few images", f"could not be read and was left out: {folder}/a.png",
+        ],
     }  # fmt: skip
     (folder / "figures.json").write_text(json.dumps(record))
     return folder
@@ -103,7 +106,9 @@ def test_the_folder_is_a_run_offline_and_its_page_is_the_runs_record(runs, tmp_p
         "6 steps, 4 images",
         "18 images in 3 classes", "6 images in 3 classes", ours.code_space_hash(),
         "int64 in [0, 16), (B, 4, 4)", "### Protocol reconstruction", "| rfid | 12.3457 |",
-        "| images: count | 24 |", "| images: fingerprint | ab\\|cd |", "Licence: apache-2.0.",
+        "| images: count | 24 |",
+        "Warning: few images\n", "Warning: 1 images could not be read and were left out\n",
+        "| images: fingerprint | ab\\|cd |", "Licence: apache-2.0.",
         digest(runs / "toy_phase1" / "model.safetensors"),
     ):  # fmt: skip
         assert words in page, words

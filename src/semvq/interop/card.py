@@ -5,7 +5,7 @@ All of it is read from the run's own record. Places on the disk of whoever made 
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from semvq.tokenizer.model import Tokenizer
 FINISHED = "finished"
 DIGITS = 6  # significant ones, of figures
 _PLACES = ("images", "run", "place")  # keys whose text is a path
+_UNREAD = "could not be read"  # how a warning of `semvq evaluate` about a file begins
 _COUNTS = re.compile(r"\d+ images(?: in \d+ classes)?")
 
 
@@ -30,11 +31,12 @@ class Model(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What `semvq evaluate --json` found: figures by name, and what they depend on in words."""
+    """What `semvq evaluate --json` found: figures by name, what they depend on, warnings."""
 
     protocol: str
     figures: dict[str, float]
     facts: list[tuple[str, str]]
+    warnings: list[str]
 
 
 def read_figures(path: Path, weights: str) -> Figures:
@@ -48,6 +50,7 @@ def read_figures(path: Path, weights: str) -> Figures:
         try:
             figures = {str(name): float(value) for name, value in record["figures"].items()}
             found, protocol = record["facts"], str(record["protocol"])
+            warnings = list(_warnings(map(str, record["warnings"])))
         except (TypeError, KeyError, AttributeError, ValueError):
             raise ValueError(
                 f"{path}: expected what `semvq evaluate --json` writes, found another file"
@@ -57,7 +60,19 @@ def read_figures(path: Path, weights: str) -> Figures:
                 f"{path}: expected figures of the weights {weights[:16]}, found those of "
                 f"{str(found.get('model'))[:16]}; evaluate this run, and give the file of that"
             )
-        return Figures(protocol, figures, list(_flat(found)))
+        return Figures(protocol, figures, list(_flat(found)), warnings)
+
+
+def _warnings(lines: Iterable[str]) -> Iterator[str]:
+    """Warnings as they are, but files that could not be read as a number: their names are paths."""
+    unread = 0
+    for line in lines:
+        if line.startswith(_UNREAD):
+            unread += 1
+        else:
+            yield line
+    if unread:
+        yield f"{unread} images could not be read and were left out"
 
 
 def _flat(facts: dict[str, Any], lead: str = "") -> Iterator[tuple[str, str]]:
@@ -222,6 +237,7 @@ def _figures(found: Figures) -> list[str]:
     return [
         f"### Protocol {found.protocol}",
         _table("figure", found.protocol, rows),
+        *(f"Warning: {_cell(line)}" for line in found.warnings),
         "They depend on:",
         _table("", "", found.facts),
     ]
