@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from semvq.files import one_line, replace_atomically, write_atomically
 from semvq.interop.onnx_rules import nearest_in_graph, rule_of
 from semvq.interop.packaged import packaged_photos
+from semvq.tokenizer import regional
 from semvq.tokenizer.model import Tokenizer
 from semvq.tokenizer.nearest import nearest_code
 
@@ -179,7 +180,7 @@ def _packages() -> Any:
 def _write(module: nn.Module, example: Tensor, names: tuple[str, str], path: Path) -> None:
     """Write the graph of a module of one input, (B, …) with any B, to `path`."""
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _uncut(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
                 (example,),
@@ -197,6 +198,17 @@ def _write(module: nn.Module, example: Tensor, names: tuple[str, str], path: Pat
             "tokenizer from Python"
         ) from error
     replace_atomically(path, lambda temporary: program.save(temporary, external_data=False))
+
+
+@contextmanager
+def _uncut() -> Iterator[None]:
+    """Attention in one call: the cuts are for CUDA, and a graph would keep those of the example."""
+    limit = regional._MAX_SEQUENCES
+    regional._MAX_SEQUENCES = 2**40
+    try:
+        yield
+    finally:
+        regional._MAX_SEQUENCES = limit
 
 
 @contextmanager
