@@ -272,9 +272,13 @@ def _convert(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("convert", help="other people's tokenizer as a run of ours")
     p.add_argument("file", type=Path, help="its weights; diffusers: or the folder with config.json")
     p.add_argument("--from", dest="source", required=True,
-                   choices=["taming", "llamagen", "maskgit", "diffusers"])  # fmt: skip
+                   choices=["taming", "llamagen", "maskgit", "diffusers", "taming-transformer"]
+                   )  # fmt: skip
     p.add_argument("--out", type=Path, required=True, help="run folder, a new one")
     p.add_argument("--config", type=Path, help="diffusers: config.json, if not beside the file")
     p.add_argument(
         "--resolution", type=int, default=256, help="of the images it is for (%(default)s)"
     )
+    p.add_argument("--tokenizer", type=Path, help="transformer: the run of the same file's VQGAN")
+    p.add_argument("--heads", type=int, help="transformer: n_head of its configuration")
+    p.add_argument("--classes", type=int, help="transformer: number of classes, 0 if it has none")
