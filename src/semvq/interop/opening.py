@@ -68,7 +68,16 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
             f"{path}: expected tensors by name at its top{where}, found none"
             f"{f' (but {keys})' if keys else ''}; is it of another format? see --from"
         )
+    for name in tensors:
+        _printable(path, name)
     return Opened(tensors, sha256, left_out)
+
+
+def _printable(path: Path, name: str) -> str:
+    """A name as it is, for messages; ValueError where it would write to the terminal otherwise."""
+    if not name.isprintable():
+        raise ValueError(f"{path}: expected names of letters, found {ascii(name)[:80]}; {AGAIN}")
+    return name
 
 
 def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
@@ -112,7 +121,9 @@ def _in_child(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list
         raise ValueError(
             f"{path}: expected a whole torch checkpoint, found {one_line(error)}; {AGAIN}"
         ) from None
-    return found if first is None else {first: found}, [str(n) for n in record["unknown"]]
+    return found if first is None else {first: found}, [
+        _printable(path, n) for n in record["unknown"]
+    ]
 
 
 def _root(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
@@ -142,7 +153,7 @@ def _described(path: Path, pickled: bytes) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise ValueError(f"{path}: its pickle was not read in {SECONDS} s; {AGAIN}") from None
     if done.returncode:
-        words = " ".join(done.stderr.decode(errors="replace").split())[-300:]
+        words = ascii(" ".join(done.stderr.decode(errors="replace").split())[-300:])[1:-1]
         raise ValueError(
             f"{path}: expected a checkpoint of tensors, found a pickle that makes none "
             f"({words or f'exit {done.returncode}'}); {AGAIN}"

@@ -22,6 +22,8 @@ from semvq.tokenizer.model import Tokenizer
 KIND = "taming's transformer"
 LEAD = "transformer."
 MAX_LAYERS = 1000
+CODES, POSITIONS = "tok_emb.weight", "pos_emb"
+CLASSES = "tok_emb.weight, the classes"  # a part of the former
 
 
 class ConvertedTransformer(NamedTuple):
@@ -62,8 +64,8 @@ def sizes(
     found: Mapping[str, Tensor], path: Path, tokenizer: Tokenizer, num_heads: int, num_classes: int
 ) -> ARConfig:
     """Our configuration of it; ValueError where none is exactly it."""
-    vocabulary, width = (*size_of(found, "tok_emb.weight", path, KIND), 0)[:2]
-    positions = (*size_of(found, "pos_emb", path, KIND), 0)[1]
+    vocabulary, width = (*size_of(found, CODES, path, KIND), 0)[:2]
+    positions = (*size_of(found, POSITIONS, path, KIND), 0)[1]
     height, columns = tokenizer.grid
     if vocabulary != tokenizer.num_codes or positions < height * columns:
         raise ValueError(
@@ -85,10 +87,11 @@ def sizes(
 
 
 def names(config: ARConfig) -> dict[str, Names]:
-    """The foreign tensors of each of ours, by our names; tables as `_with_tables` calls them."""
-    ours = ["codes", "positions"] + ["classes"] * bool(config.num_classes)
-    table = {f"{name}.weight": Names((f"our {name}",)) for name in ours}
-    table["head.weight"] = Names(("head.weight",))
+    """The foreign tensors of each of ours, by our names; the tables are `_with_tables`'s."""
+    tables = {"codes": CODES, "positions": POSITIONS, "head": "head.weight"}
+    if config.num_classes:
+        tables["classes"] = CLASSES
+    table = {f"{ours}.weight": Names((theirs,)) for ours, theirs in tables.items()}
     parts = {
         "attention_norm": ("ln1",),
         "attention.qkv": ("attn.query", "attn.key", "attn.value"),
@@ -109,13 +112,12 @@ def names(config: ARConfig) -> dict[str, Names]:
 def _with_tables(found: Mapping[str, Tensor], config: ARConfig) -> dict[str, Tensor]:
     """The tensors with our tables in place of theirs, and without masks."""
     given = {k: v for k, v in found.items() if not k.endswith(".attn.mask")}
-    codes = given.pop("tok_emb.weight")
-    positions = given.pop("pos_emb")[0, : config.length].clone()
+    codes, positions = given[CODES], given[POSITIONS][0, : config.length].clone()
     if config.num_classes:
-        given["our classes"] = codes[: config.num_classes]
+        given[CLASSES] = codes[: config.num_classes]
     else:
         positions[0] += codes[0]
-    return given | {"our codes": codes, "our positions": positions}
+    return given | {POSITIONS: positions}
 
 
 def _check_causal(found: Mapping[str, Tensor], config: ARConfig, path: Path) -> None:
