@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -15,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from multiprocessing import parent_process
 from typing import NamedTuple
 
 import numpy as np
@@ -147,7 +147,7 @@ def processes(num: int) -> Iterator[Executor | None]:
     if not num:
         yield None
         return
-    pool = ProcessPoolExecutor(num, initializer=_begin, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(num, initializer=_begin)
     try:
         # now: later there may be threads, of which a forked process gets none
         list(pool.map(abs, range(num)))
@@ -156,13 +156,13 @@ def processes(num: int) -> Iterator[Executor | None]:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(parent: int) -> None:
+def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says what Ctrl-C does
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """A killed parent cannot end its processes, which would wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
