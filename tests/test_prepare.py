@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -15,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bench import preparing
 
-from semvq.cli import main
+from semvq.cli import main, parser
 from semvq.data.images import ImageSet
 from semvq.data.pixels import crop_resize
 from semvq.recipes import find_recipe
@@ -268,6 +270,13 @@ def test_kept_files_are_stored_byte_for_byte(tmp_path):
     assert np.array_equal(kept.load(5), original.load(5)) and cut.name(5).endswith(".jpg")
 
 
+def test_metadata_beside_images_is_no_source(tmp_path):
+    source = photos(tmp_path / "photos")
+    pq.write_table(pa.table({"file_name": ["red/0.png"]}), source / "metadata.parquet")
+    small(source, tmp_path / "out")
+    assert len(ImageSet.open(tmp_path / "out")) == 24
+
+
 def test_names_that_differ_in_their_extension_stay_apart(tmp_path):
     source = photos(tmp_path / "photos")
     shutil.copy(source / "red" / "1.png", source / "red" / "1.jpg")
@@ -339,6 +348,10 @@ def broken(tmp_path: Path, kind: str) -> str:
         data = (tmp_path / "b.npz").read_bytes()
         (tmp_path / "b.npz").write_bytes(data[:-3000])
         return str(tmp_path / "b.npz")
+    if kind == "parquet and images":
+        parquet(tmp_path)
+        shutil.copytree(tmp_path / "photos" / "red", tmp_path / "hub" / "red")
+        return str(tmp_path / "hub")
     if kind == "two databases":
         return str(Path(database(tmp_path)).parent)
     return kind
@@ -352,6 +365,7 @@ def broken(tmp_path: Path, kind: str) -> str:
         ("a tar cut short", "a.tar: expected a whole, uncompressed tar file"),
         ("no database", "db: expected an LMDB database of images"),
         ("two databases", "expected one database"),
+        ("parquet and images", "expected parquet files or images, found both (0.png)"),
         ("no parquet", "a.parquet: expected parquet files of images, found"),
         ("no column", "expected a column of encoded images, found text"),
         ("two columns", "found left and right; choose with --image-column"),
@@ -430,3 +444,31 @@ def test_the_same_name_in_two_shards_is_refused(tmp_path, capsys):
     pattern = tmp_path / "web-{000..002}.tar"
     line = refused(capsys, pattern, tmp_path / "out", "--size", 16, "--workers", 0)
     assert "expected images of different names, found two '00000/000000'" in line
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+
+
+def test_the_pages_commands_are_commands():
+    lines = [x.split("#")[0] for b in PAGE.split("```console\n")[1:] for x in b.splitlines()]
+    commands = [shlex.split(x)[1:] for x in lines if x.startswith("semvq ")]
+    assert len(commands) == 5
+    for command in commands:
+        parser().parse_args(command)
+
+
+def test_the_bench_has_every_kind_of_source(tmp_path):
+    for kind in preparing.KINDS:
+        (tmp_path / kind).mkdir()
+        found = preparing.measure(tmp_path / kind, kind, 1000, workers=0)
+        assert found["images"] == 1000 and found["images_per_second"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tar", "npz"])
+def test_memory_is_flat(tmp_path, kind):
+    """Here for 10,000 images; `bench/preparing.py` does it for more."""
+    found = preparing.measure(tmp_path, kind, 10_000, workers=1)
+    assert found["mb_at_most_later"] - found["mb_at_a_tenth"] < 8, found
+    assert found["mb_at_the_end"] - found["mb_at_a_tenth"] < 16, found
+    assert found["workers_mb"][1] - found["workers_mb"][0] < 8, found

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from semvq.data.shards import find_tars
+from semvq.data.shards import find_tars, is_image
 from semvq.sources.databases import LmdbSource
 from semvq.sources.folders import FolderSource
 from semvq.sources.items import Source
@@ -41,7 +41,14 @@ def open_sources(source: str, columns: Columns) -> dict[str, Source]:
     if databases := sorted(path.glob("*/data.mdb")):
         found = " and ".join(str(x.parent) for x in databases[:2])
         raise ValueError(f"{source}: expected one database, found folders of them: give {found}")
-    return _parquet(source, columns) or {"": FolderSource(path)}
+    if not (found := _parquet(source, columns)):
+        return {"": FolderSource(path)}
+    if path.is_dir() and (image := next(filter(_is_image_file, path.rglob("*")), None)):
+        raise ValueError(
+            f"{source}: expected parquet files or images, found both ({image.name}); give the "
+            f"parquet files by a pattern, such as '{source}/*.parquet', or a folder of images alone"
+        )
+    return found
 
 
 def one_source(source: str, split: str, columns: Columns) -> Source:
@@ -75,6 +82,10 @@ def _tars(name: str) -> list[str]:
     if not (found := find_tars(Path(name))):
         raise ValueError(f"{name}: expected a tar file, found none there")
     return [str(tar) for tar in found]
+
+
+def _is_image_file(path: Path) -> bool:
+    return is_image(path.name) and path.is_file()
 
 
 def _is_hub_name(source: str) -> bool:

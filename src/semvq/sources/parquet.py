@@ -129,7 +129,8 @@ def parquet_files(source: str) -> dict[str, list[str]]:
         places = path.parent.glob(path.name) if is_pattern else path.rglob("*.parquet")
         found = [source] if path.is_file() else [str(p) for p in places if p.suffix == ".parquet"]
     splits: dict[str, list[str]] = {}
-    for file in sorted(found):
+    # `metadata.parquet` is what Hugging Face's layout for folders has beside the images
+    for file in sorted(x for x in found if PurePosixPath(x).name != "metadata.parquet"):
         splits.setdefault(_split(file, source), []).append(file)
     # of two like names in the hub's conversion and beside it, the data set's own come first
     return dict(sorted(splits.items(), key=lambda pair: pair[0] != "train"))
