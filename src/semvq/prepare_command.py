@@ -20,12 +20,19 @@ MAX_NAMED = 3
 def prepare(options: Namespace) -> None:
     """`semvq prepare`: shards and a manifest; what is bad or twice there is named."""
     how = Cut(options.size, options.quality, options.keep)
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    workers = _cores() if options.workers is None else options.workers
     with processes(workers) as pool:
         sources = _sources(options)
         with only_job(options.out):
             manifest = prepare_images(sources, options.out, how, options.shard, pool, _tell)
     _report(options.out, manifest)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _sources(options: Namespace) -> dict[str, tuple[str, Source]]:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from semvq.data.shards import find_tars, is_image
+from semvq.data.shards import SPLITS, find_tars, is_image
 from semvq.sources.databases import LmdbSource
 from semvq.sources.folders import FolderSource
 from semvq.sources.items import Source
@@ -39,10 +39,10 @@ def open_sources(source: str, columns: Columns) -> dict[str, Source]:
     if tars := find_tars(path):
         return {"": TarSource([str(tar) for tar in tars])}
     if databases := sorted(path.glob("*/data.mdb")):
-        found = " and ".join(str(x.parent) for x in databases[:2])
-        raise ValueError(f"{source}: expected one database, found folders of them: give {found}")
+        some = " and ".join(str(x.parent) for x in databases[:2])
+        raise ValueError(f"{source}: expected one database, found {some}; give one of them")
     if not (found := _parquet(source, columns)):
-        return {"": FolderSource(path)}
+        return {split: FolderSource(folder) for split, folder in _split_folders(path).items()}
     if path.is_dir() and (image := next(filter(_is_image_file, path.rglob("*")), None)):
         raise ValueError(
             f"{source}: expected parquet files or images, found both ({image.name}); give the "
@@ -82,6 +82,16 @@ def _tars(name: str) -> list[str]:
     if not (found := find_tars(Path(name))):
         raise ValueError(f"{name}: expected a tar file, found none there")
     return [str(tar) for tar in found]
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """The folders `train`, `val`, … of a data set that has no others; else itself, as ""."""
+    inside = path.iterdir() if path.is_dir() else ()
+    folders = sorted(x for x in inside if x.is_dir() and not x.name.startswith("."))
+    if len(folders) < 2 or not {x.name.lower() for x in folders} <= SPLITS:
+        return {"": path}
+    folders.sort(key=lambda x: not x.name.lower().startswith("train"))
+    return {x.name.lower(): x for x in folders}
 
 
 def _is_image_file(path: Path) -> bool:
