@@ -1,13 +1,17 @@
 """How fast everything is, beside a plain eager version of the same in the same run.
 
-    python -m bench [ROW…] [--device cpu|cuda] [--quick] [--json FILE] [--list] [--peers]
-    python -m bench growth [--device …] [--quick] [--json FILE]
-    python -m bench profile ROW… [--device …] [--quick] [--top N]
+    python -m bench [ROW…] [--device cpu|cuda] [--quick] [--precision bf16|fp32] [--seconds S]
+                    [--json FILE] [--list] [--peers]
+    python -m bench growth [--device …] [--quick] [--json FILE]   how cost grows with size
+    python -m bench profile ROW… [--device …] [--quick] [--top N] where a row's time goes
+    python -m bench.kernels                                       the AR step's kernels, on CUDA
+    python -m bench.compiling                                     torch.compile of a tokenizer
 
 Every row runs in a process of its own, ours and plain in turns after a warm-up. The table: medians
 with their spread, how many times as fast as plain, the floor (what the device would take at its
-peak FLOP/s or full bandwidth, whichever is more) and our share of it, memory beyond what was there
-before a call, and how far the two results are apart. A row name may be a pattern: 'sample-ar-*'.
+peak FLOP/s or full bandwidth, whichever is more; not on a CPU) and our share of it, memory beyond
+what was there before a call, and how far the two results are apart. A row name may be a pattern:
+'sample-ar-*'. `semvq sample` draws in fp32 unless told --bf16: --precision fp32 times that.
 Exit codes: 0; 1 where a row failed or the results of its two versions differ; 2 for a mistake.
 """
 
@@ -16,9 +20,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ import torch
 
 from bench import growth, profile
 from bench.case import Row, Setting
+from bench.command import Parser, above_zero, add_setting, rows_named, setting_of
 from bench.measure import ceilings, in_fresh_process, run_row
 from bench.rows import PEERS, ROWS
 from bench.table import print_table, with_floor
@@ -43,22 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
         return growth.main(words[1:])
     if words[:1] == ["profile"]:
         return profile.main(words[1:])
-    options = parse(words)
+    p = parser()
+    options = p.parse_args(words)
     if options.list:
         list_rows()
         return 0
-    known = (*ROWS, *PEERS)
-    unknown = [n for n in options.rows if not any(fnmatchcase(row.name, n) for row in known)]
-    if unknown:
-        print(
-            f"bench: expected rows that --list names, found {', '.join(unknown)}", file=sys.stderr
-        )
-        return 2
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print("bench: expected a CUDA device, found none; give --device cpu", file=sys.stderr)
-        return 2
-    setting = Setting.of(options.device, options.quick)
-    facts = run(chosen(options.rows, options.peers), setting, options.seconds, options.json)
+    every = (*ROWS, *(PEERS if options.peers else ()))
+    rows = rows_named(p, options.rows, (*ROWS, *PEERS)) if options.rows else every
+    setting = setting_of(p, options)
+    seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    facts = run(installed(rows), setting, seconds, options.json)
     print_table(facts)
     bad = [row["name"] for row in facts["rows"] if "error" in row or row.get("agrees") is False]
     if bad:
@@ -66,20 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def parse(words: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser("python -m bench", description=(__doc__ or "").split("\n\n")[0])
+    p = Parser("python -m bench", __doc__)
     p.add_argument("rows", nargs="*", metavar="ROW", help="names or patterns; all if left out")
-    p.add_argument("--device", choices=("cpu", "cuda"), help="CUDA where there is one")
-    p.add_argument("--quick", action="store_true", help="smaller, and fewer repeats")
-    p.add_argument("--seconds", type=float, help=f"of timing per row ({SECONDS:g}, quick less)")
+    add_setting(p)
+    seconds = f"of timing per row ({SECONDS:g}, with --quick {QUICK_SECONDS:g})"
+    p.add_argument("--seconds", type=above_zero, help=seconds)
     p.add_argument("--json", type=Path, metavar="FILE", help="written anew after every row")
     p.add_argument("--list", action="store_true", help="the rows, and what peers need")
     p.add_argument("--peers", action="store_true", help="other packages too, where installed")
-    options = p.parse_args(words)
-    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
-    return options
+    return p
 
 
 def list_rows() -> None:
@@ -89,12 +84,8 @@ def list_rows() -> None:
         print(f"{row.name:24} {row.unit:9} {row.about}{needs}")
 
 
-def chosen(names: list[str], peers: bool) -> list[Row]:
-    """The rows of these names (all of ours, and the peers if told), less absent peers."""
-    if names:
-        rows = [r for r in (*ROWS, *PEERS) if any(fnmatchcase(r.name, n) for n in names)]
-    else:
-        rows = [*ROWS, *(PEERS if peers else ())]
+def installed(rows: Sequence[Row]) -> list[Row]:
+    """The rows less the peers that are absent, which are named."""
     for row in rows:
         if not is_there(row):
             print(f"skipped {row.name}: {row.needs} is not installed ({row.install})")
@@ -118,6 +109,7 @@ def run(
     limits = runner(ceilings, setting)
     facts: dict[str, Any] = {
         "commit": commit(),
+        "kind": setting.device,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": limits["device_name"],
         "torch": torch.__version__,

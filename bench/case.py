@@ -29,11 +29,11 @@ class Setting:
     precision: Precision
 
     @classmethod
-    def of(cls, device: str, quick: bool) -> "Setting":
+    def of(cls, device: str, quick: bool, precision: Precision | None = None) -> "Setting":
         """Paper sizes in bf16 on CUDA, small ones in fp32 on a CPU; `quick` is one size less."""
         if device == "cuda":
-            return cls(device, "small" if quick else "paper", "bf16")
-        return cls(device, "quick" if quick else "small", "fp32")
+            return cls(device, "small" if quick else "paper", precision or "bf16")
+        return cls(device, "quick" if quick else "small", precision or "fp32")
 
     def pick(self, paper: Value, small: Value, quick: Value, toy: Value) -> Value:
         """The value for this scale."""
@@ -43,6 +43,11 @@ class Setting:
     def dtype(self) -> torch.dtype:
         """What layers work in."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
+    def convolution_rate(self) -> Precision:
+        """The ceiling of convolutions, which PyTorch does in TF32 where fp32 meets CUDA."""
+        return "tf32" if self.device == "cuda" and self.precision == "fp32" else self.precision
 
     @property
     def item_bytes(self) -> int:
@@ -72,7 +77,7 @@ class Case:
     `work` is what a call does in the row's unit (images; 1 for "ms"). `flop` and `bytes` are the
     least that a call must compute and move, 0 where nobody counted; `rate` names the ceiling for
     `flop`. `check` gives results to compare where those of the calls will not do. `tolerance`
-    bounds `difference` in fp32; None compares nothing.
+    bounds `difference` where setting and `rate` are fp32; None compares nothing.
     """
 
     ours: Callable[[], Any]

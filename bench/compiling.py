@@ -7,7 +7,6 @@ perceptual networks; both. Images per second over whole cycles of steps, and the
 seconds, in which everything is compiled. Discriminators stay eager: R1 needs second derivatives.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -19,9 +18,11 @@ import torch
 from torch import nn
 
 from bench.case import Setting
+from bench.command import Parser, above_zero, need_cuda
 from bench.measure import in_fresh_process, synchronize
 from bench.tasks import open_tokenizer_task, phase1, phase2
 from bench.training import Steps
+from semvq.config import unknown
 from semvq.training.distributed import start_engine
 from semvq.training.recipe import Recipe
 from semvq.training.tokenizer_task import TokenizerTask
@@ -35,20 +36,21 @@ VARIANTS = ("nothing", "levels", "perceptual", "both")
 CYCLE = 16  # steps, with one R1 penalty where there is one
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """See the head of this file."""
-    p = argparse.ArgumentParser("python -m bench.compiling")
+    p = Parser("python -m bench.compiling", __doc__)
     p.add_argument("recipes", nargs="*", metavar="RECIPE", help=", ".join(RECIPES))
-    p.add_argument("--device", choices=("cpu", "cuda"))
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="(%(default)s)")
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
-    p.add_argument("--seconds", type=float, default=3.0, help="of timing per variant")
+    p.add_argument("--seconds", type=above_zero, default=3.0, help="of timing per variant")
     p.add_argument("--quick", action="store_true", help="smaller sizes")
-    options = p.parse_args()
+    options = p.parse_args(words)
     for name in options.recipes:
         if name not in RECIPES:
-            p.error(f"expected recipes among {', '.join(RECIPES)}, found {name}")
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    setting = Setting.of(device, options.quick)
+            p.error(unknown("recipe", name, list(RECIPES)))
+    if options.device == "cuda":
+        need_cuda(p, "give --device cpu")
+    setting = Setting.of(options.device, options.quick)
     for name in options.recipes or RECIPES:
         for variant in options.variants:
             found = in_fresh_process(measure, name, variant, setting, options.seconds)

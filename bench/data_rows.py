@@ -88,7 +88,7 @@ def cache_tokens(setting: Setting) -> Case:
     flop, moved = forward_cost(model.config, setting, "encode")
     return Case(
         ours, eager, num, {"images": num, "views": VIEWS, **shape(model)},
-        flop * num * VIEWS, moved * num * VIEWS, setting.precision, tolerance=0.02,
+        flop * num * VIEWS, moved * num * VIEWS, setting.convolution_rate, tolerance=0.02,
     )  # fmt: skip
 
 

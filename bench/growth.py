@@ -1,12 +1,11 @@
 """How cost grows: the exponent of seconds per image in resolution, codes, length and batch.
 
-    python -m bench growth [--device cpu|cuda] [--quick] [--json FILE]
+    python -m bench growth [--device cpu|cuda] [--quick] [--precision bf16|fp32] [--json FILE]
 
 An exponent is the slope of a straight line through log seconds over log size, by least squares; the
 points stand beside it. All that is timed is the library's.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from bench.case import Setting
 from bench.code_rows import inputs
+from bench.command import Parser, add_setting, setting_of
 from bench.measure import seconds_of
 from bench.table import digits, wide_console
 from bench.tasks import generator, generator_config, tokenizer
@@ -99,14 +99,11 @@ CURVES = (
 
 def main(words: list[str]) -> int:
     """See the head of this file."""
-    about = (__doc__ or "").split("\n")[0]
-    p = argparse.ArgumentParser("python -m bench growth", description=about)
-    p.add_argument("--device", choices=("cpu", "cuda"), help="CUDA where there is one")
-    p.add_argument("--quick", action="store_true", help="smaller sizes")
+    p = Parser("python -m bench growth", __doc__)
+    add_setting(p)
     p.add_argument("--json", type=Path, metavar="FILE")
     options = p.parse_args(words)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    found = measure(Setting.of(device, options.quick))
+    found = measure(setting_of(p, options))
     table = Table("row", "against", "exponent", "ms per image at each size", box=None)
     for curve in found:
         points = ", ".join(f"{x}: {digits(1e3 * s)}" for x, s in curve["points"])

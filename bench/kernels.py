@@ -11,7 +11,6 @@ card's cache), median microseconds of replays. Needs CUDA. The figures at the he
 `semvq/kernels/decoding.py` are from here.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from triton.runtime.errors import OutOfResources
 
 from bench.case import Setting
+from bench.command import Parser, above_zero, need_cuda, one_or_more
 from bench.measure import seconds_of
 from bench.table import wide_console
 from bench.tasks import generator, generator_config
@@ -47,17 +47,16 @@ VARIANTS: dict[str, Changes] = {
 }
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """See the head of this file."""
-    p = argparse.ArgumentParser("python -m bench.kernels")
+    p = Parser("python -m bench.kernels", __doc__)
     p.add_argument("what", nargs="?", choices=("steps", "tiles"), default="steps")
-    p.add_argument("--rows", type=int, nargs="+", default=ROWS, metavar="N", help="at a time")
-    p.add_argument("--seconds", type=float, default=0.3, help="of timing for each figure")
-    options = p.parse_args()
-    if min(options.rows) < 1:
-        p.error(f"expected rows of 1 and more, found {min(options.rows)}")
-    if not torch.cuda.is_available():
-        sys.exit("bench.kernels: expected a CUDA device, found none")
+    p.add_argument(
+        "--rows", type=one_or_more, nargs="+", default=ROWS, metavar="N", help="at a time"
+    )
+    p.add_argument("--seconds", type=above_zero, default=0.3, help="of timing for each figure")
+    options = p.parse_args(words)
+    need_cuda(p, "these kernels run on nothing else")
     setting = Setting.of("cuda", quick=False)
     model: Any = generator(setting, generator_config(setting, "ar"))
     with torch.no_grad():

@@ -88,7 +88,8 @@ def measured(case: Case, setting: Setting, budget: float) -> dict[str, Any]:
         pair = case.check() if case.check else (ours, plain)
         facts["difference"] = difference(*pair)
         facts["tolerance"] = case.tolerance
-        facts["agrees"] = facts["difference"] <= case.tolerance or setting.precision == "bf16"
+        exact = setting.precision == case.rate == "fp32"
+        facts["agrees"] = facts["difference"] <= case.tolerance or not exact
     del ours
     found = in_turns(calls, first, setting, budget)
     return facts | {f"{who}_seconds": summary(seconds) for who, seconds in found.items()}

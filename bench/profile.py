@@ -1,18 +1,15 @@
 """Where a row's time goes: the kernels of one call of ours, the longest first.
 
-    python -m bench profile ROW… [--device cpu|cuda] [--quick] [--top 15]
+    python -m bench profile ROW… [--device cpu|cuda] [--quick] [--precision bf16|fp32] [--top 15]
 
 "busy" is the kernels' time over the wall time of a call without the profiler: where it is below
 100 %, kernels waited for launches; kernels that overlap count twice. On a CPU the operators' own
-times stand in for kernels. Names are cut to one line.
+times stand in for kernels, and the profiler lengthens them. Names are cut to one line.
 """
 
-import argparse
 import contextlib
 import re
-import sys
 import time
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from bench.case import Row, Setting
+from bench.command import Parser, add_setting, one_or_more, rows_named, setting_of
 from bench.measure import in_fresh_process, seconds_of, synchronize
 from bench.rows import ROWS
 from bench.table import wide_console
@@ -31,21 +29,14 @@ NAME = 100  # characters of a kernel's name
 
 def main(words: list[str]) -> int:
     """See the head of this file."""
-    p = argparse.ArgumentParser(
-        "python -m bench profile", description=(__doc__ or "").split("\n")[0]
-    )
+    p = Parser("python -m bench profile", __doc__)
     p.add_argument("rows", nargs="+", metavar="ROW", help="names or patterns")
-    p.add_argument("--device", choices=("cpu", "cuda"), help="CUDA where there is one")
-    p.add_argument("--quick", action="store_true", help="smaller sizes")
-    p.add_argument("--top", type=int, default=15, help="kernels to print")
+    add_setting(p)
+    p.add_argument("--top", type=one_or_more, default=15, help="lines to print (%(default)s)")
     options = p.parse_args(words)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [row for row in ROWS if any(fnmatchcase(row.name, name) for name in options.rows)]
-    if not rows:
-        print(f"bench: expected rows that --list names, found {options.rows}", file=sys.stderr)
-        return 2
+    rows, setting = rows_named(p, options.rows, ROWS), setting_of(p, options)
     for row in rows:
-        show(in_fresh_process(look, row, Setting.of(device, options.quick)), options.top)
+        show(in_fresh_process(look, row, setting), options.top)
     return 0
 
 
@@ -71,7 +62,7 @@ def look(row: Row, setting: Setting) -> dict[str, Any]:
         if microseconds and is_kernel == on_gpu and not event.is_user_annotation:
             kernels.append((event.key, event.count, microseconds / 1e6))
     kernels.sort(key=lambda kernel: -kernel[2])
-    return {"name": row.name, "wall": wall, "kernels": kernels}
+    return {"name": row.name, "on_gpu": on_gpu, "wall": wall, "kernels": kernels}
 
 
 def show(facts: dict[str, Any], top: int) -> None:
@@ -79,13 +70,13 @@ def show(facts: dict[str, Any], top: int) -> None:
     kernels = facts["kernels"]
     busy, count = sum(k[2] for k in kernels), sum(k[1] for k in kernels)
     console = wide_console()
-    wall = facts["wall"]
+    wall, what = facts["wall"], "kernel" if facts["on_gpu"] else "operator"
     console.print(
-        f"{facts['name']}: {wall * 1e3:.2f} ms a call, {busy * 1e3:.2f} ms of {count:,} kernels, "
-        f"busy {busy / wall:.0%}"
+        f"{facts['name']}: {wall * 1e3:.2f} ms a call, {busy * 1e3:.2f} ms of {count:,} {what}s"
+        + (f", busy {busy / wall:.0%}" if facts["on_gpu"] else " with the profiler running")
     )
-    table = Table("kernel", box=None)
-    for column in ("times", "ms", "share"):
+    table = Table(what, box=None)
+    for column in ("times", "ms", f"of the {what}s' ms"):
         table.add_column(column, justify="right")
     for name, times, seconds in kernels[:top]:
         share = f"{seconds / busy:.1%}"

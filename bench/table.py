@@ -8,6 +8,19 @@ from rich.table import Table
 from bench.measure import floor_seconds
 
 WIDTH = 150  # columns where no terminal says how many it has
+LEGEND = (
+    "ours, plain: the library and plain eager PyTorch, median and range in the row's unit (n = 1: "
+    "one pair). x plain: times as fast.",
+    "memory: of a first call, beyond what was there. differ: how far the two results are apart; "
+    "0 is equal.",
+)
+GPU_LEGEND = (
+    "floor: the best the device could do by arithmetic and bandwidth, in the row's unit. "
+    "of floor: how near ours comes."
+)
+CPU_LEGEND = (
+    "On a CPU only x plain means anything, and little where n = 1 or other work runs beside it."
+)
 
 
 def with_floor(row: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
@@ -35,15 +48,18 @@ def print_table(facts: dict[str, Any]) -> None:
         f"{facts['device']}, {facts['dtype']}, {facts['scale']} sizes, {facts['threads']} "
         f"thread(s), torch {facts['torch']}, commit {facts['commit']}, {facts['date']}"
     )
+    on_gpu = facts["kind"] == "cuda"
     table = Table("row", "unit", box=None)
-    for name in ("ours (min–max)", "plain (min–max)", "x plain", "floor", "of floor"):
-        table.add_column(name, justify="right")
-    for name in ("memory", "plain's", "differ"):
+    floor = ("floor", "of floor") if on_gpu else ()
+    names = ("ours (min–max)", "plain (min–max)", "x plain", *floor)
+    for name in (*names, "memory", "plain memory", "differ"):
         table.add_column(name, justify="right")
     for row in facts["rows"]:
         if "error" not in row:
-            table.add_row(*cells(row))
+            table.add_row(*cells(row, on_gpu))
     console.print(table)
+    for line in (*LEGEND, GPU_LEGEND if on_gpu else CPU_LEGEND):
+        console.print(line, highlight=False)
     for row in facts["rows"]:
         if "error" in row:
             console.print(f"{row['name']}: {row['error']}", markup=False)
@@ -52,19 +68,22 @@ def print_table(facts: dict[str, Any]) -> None:
             console.print(f"{row['name']}: {words}, more than {row['tolerance']:g}", markup=False)
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """One row's texts."""
+def cells(row: dict[str, Any], on_gpu: bool = True) -> list[str]:
+    """One row's texts; the floor is a GPU's."""
     name = row["name"] if row["against"] == "plain" else f"{row['name']} ({row['against']})"
     floor, share = row["floor_seconds"], row["share_of_floor"]
     times = row["times_plain"]
+    limits = (
+        digits(in_unit(row, floor)) if floor else "–",
+        f"{share:.1%}" if share else "–",
+    )
     return [
         name,
         row["unit"],
         spread(row, "ours_seconds"),
         spread(row, "plain_seconds") if times else row.get("plain_error", "–"),
         f"{times:.2f}" if times else "–",
-        digits(in_unit(row, floor)) if floor else "–",
-        f"{share:.1%}" if share else "–",
+        *(limits if on_gpu else ()),
         megabytes(row["memory"]),
         megabytes(row.get("plain_memory")),
         f"{row['difference']:.1g}" if "difference" in row else "–",
@@ -77,7 +96,9 @@ def in_unit(row: dict[str, Any], seconds: float) -> float:
 
 
 def spread(row: dict[str, Any], key: str) -> str:
-    """Median (least–most) in the row's unit."""
+    """Median (least–most) in the row's unit; of one measurement, that it is one."""
+    if row[key]["count"] == 1:
+        return f"{digits(in_unit(row, row[key]['median']))} (n = 1)"
     ends = sorted(in_unit(row, row[key][k]) for k in ("min", "max"))
     return f"{digits(in_unit(row, row[key]['median']))} ({'–'.join(map(digits, ends))})"
 

@@ -41,7 +41,7 @@ def encode(setting: Setting) -> Case:
     flop, moved = forward_cost(model.config, setting, "encode")
     return Case(
         ours, eager, batch, {"batch": batch, **shape(model)},
-        flop * batch, moved * batch, setting.precision, tolerance=2e-3,
+        flop * batch, moved * batch, setting.convolution_rate, tolerance=2e-3,
     )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def decode(setting: Setting, pairs: int) -> Case:
     flop, moved = forward_cost(model.config, setting, "decode")
     return Case(
         ours, eager, batch, {"batch": batch, **shape(model)},
-        flop * batch, moved * batch, setting.precision,
+        flop * batch, moved * batch, setting.convolution_rate,
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def step(setting: Setting, make: Callable[[Setting], Recipe]) -> Case:
     images = size * number
     return Case(
         ours, eager, images, {"batch": size, "steps": number, **shape(task.tokenizer)},
-        flop * images, moved * images, setting.precision, tolerance=1e-2, trains=True,
+        flop * images, moved * images, setting.convolution_rate, tolerance=1e-2, trains=True,
     )  # fmt: skip
 
 

@@ -173,7 +173,8 @@ def to_pixels(setting: Setting) -> Case:
     return Case(
         ours, eager, batch,
         {"batch": batch, "resolution": pictures.config.resolution, **shape(config)},
-        drawing + decoding * batch, read + moved * batch, setting.precision, tolerance=0.02,
+        drawing + decoding * batch, read + moved * batch, setting.convolution_rate,
+        tolerance=0.02,
     )  # fmt: skip
 
 

@@ -20,21 +20,21 @@ from pathlib import Path
 SEEDS = (0, 1, 2)
 # usage is measured with rFID; a NAR transformer has learnt next to nothing after so few images
 COLUMNS = ["rFID", "AR"]
-# variant: a table that has it, and its row there
+# variant: its row in each table that has it
 CLAIMS = {
-    "low": ("6", "L_low"),
-    "sem": ("6", "L_sem"),
-    "attention2": ("1", "+Attention x2"),
-    "no_entropy": ("5", "VQGAN"),
+    "low": {"6": "L_low", "1": "baselineVQ", "5": "+H(D)", "fig6": "alpha 0"},
+    "sem": {"6": "L_sem", "fig6": "alpha 1"},
+    "attention2": {"1": "+Attention x2"},
+    "no_entropy": {"5": "VQGAN"},
 }
 ONE_SEED = {
-    "alpha40": ("fig6", "alpha 0.4"),
-    "factorized": ("5", "+F&N"),
-    "alpha80": ("fig6", "alpha 0.8"),
-    "kmeans": ("5", "+K-means"),
-    "alpha20": ("fig6", "alpha 0.2"),
-    "alpha60": ("fig6", "alpha 0.6"),
-    "conv2": ("1", "+Conv x2"),
+    "alpha40": {"fig6": "alpha 0.4"},
+    "factorized": {"5": "+F&N"},
+    "alpha80": {"fig6": "alpha 0.8"},
+    "kmeans": {"5": "+K-means"},
+    "alpha20": {"fig6": "alpha 0.2"},
+    "alpha60": {"fig6": "alpha 0.6"},
+    "conv2": {"1": "+Conv x2"},
 }
 COMPARED = 4  # tokenizers a page
 SECOND_PHASE = ["AR, 1st phase", "AR, 2nd phase"]
@@ -58,13 +58,17 @@ def jobs(options: Namespace) -> list[Job]:
         words = ["train", "mini64_autoencoder", *photos, *workers, "--set", f"loop.seed={seed}"]
         out = ["--out", str(options.out / f"seed{seed}" / "mini64_autoencoder")]
         found.append(Job(f"autoencoder-{seed}", [*words, *out]))
-    found += _numbers(options)  # quick, once their runs are there
-    for variant, place in CLAIMS.items():
-        found += [_row(options, variant, place, seed) for seed in SEEDS]
-    found += [_second_phase(options, seed) for seed in SEEDS]
-    found += _pages(options, workers, list(CLAIMS))
-    found += [_row(options, variant, place, 0) for variant, place in ONE_SEED.items()]
-    return found + _pages(options, workers, list(ONE_SEED))
+    for seed in SEEDS:  # whole seeds, one after another: a machine may be taken away
+        found += [_row(options, variant, seed) for variant in _variants(seed)]
+        found.append(_second_phase(options, seed))
+        found += _numbers(options, seed)
+        if seed == SEEDS[0]:
+            found += _pages(options, workers)
+    return found
+
+
+def _variants(seed: int) -> dict[str, dict[str, str]]:
+    return CLAIMS | ONE_SEED if seed == SEEDS[0] else CLAIMS
 
 
 def _statistics(options: Namespace, workers: list[str]) -> Job:
@@ -76,78 +80,61 @@ def _statistics(options: Namespace, workers: list[str]) -> Job:
     return Job("statistics", [*words, *files, *record, *workers])
 
 
-def _table(options: Namespace, table: str, rows: list[str], *seeds: int) -> list[str]:
-    """Those rows of a table, or all for none."""
-    words = ["table", table, "--scale", "mini", *(["--rows", *rows] if rows else [])]
-    words += ["--seeds", *map(str, seeds)]
+def _table(options: Namespace, table: str, rows: list[str], seed: int) -> list[str]:
+    """Those rows of a table."""
+    words = ["table", table, "--scale", "mini", "--rows", *rows, "--seeds", str(seed)]
     words += ["--data", str(options.data), "--val", str(options.val), "--out", str(options.out)]
     return [*words, "--dataset", "mini64", "--workers", str(options.workers)]
 
 
-def _row(options: Namespace, variant: str, place: tuple[str, str], seed: int) -> Job:
-    table, row = place
+def _row(options: Namespace, variant: str, seed: int) -> Job:
+    table, row = next(iter(_variants(seed)[variant].items()))
     words = [*_table(options, table, [row], seed), "--columns", *COLUMNS]
     return Job(f"{variant}-{seed}", words, ("statistics", f"autoencoder-{seed}"))
 
 
 def _second_phase(options: Namespace, seed: int) -> Job:
-    return Job(f"fig8-{seed}", _table(options, "fig8", SECOND_PHASE, seed), (f"sem-{seed}",))
+    words = _table(options, "fig8", SECOND_PHASE, seed)
+    file = ["--csv", str(options.out / f"fig8-seed{seed}.csv")]
+    return Job(f"fig8-{seed}", [*words, *file], (f"sem-{seed}",))
 
 
-def _pages(options: Namespace, workers: list[str], variants: list[str]) -> list[Job]:
-    """Tokenizers of seed 0 with their transformers: cheap figures, and those of samples."""
+def _numbers(options: Namespace, seed: int) -> list[Job]:
+    """A file of numbers for every table, of what is measured by then."""
     found = []
+    for table in ("1", "5", "6", "fig6"):
+        rows = {v: place[table] for v, place in _variants(seed).items() if table in place}
+        columns = ["--columns", *COLUMNS, *["usage"] * (table == "5")]
+        name = f"table{table}" if table.isdigit() else table
+        file = ["--csv", str(options.out / f"{name}-seed{seed}.csv")]
+        words = [*_table(options, table, list(rows.values()), seed), *columns, *file]
+        made = tuple(f"{variant}-{seed}" for variant in rows)
+        found.append(Job(f"numbers-{name}-{seed}", words, made))
+    return found
+
+
+def _pages(options: Namespace, workers: list[str]) -> list[Job]:
+    """Tokenizers of one seed with their transformers: cheap figures, and those of samples."""
+    variants, found = list(_variants(SEEDS[0])), []
     for start in range(0, len(variants), COMPARED):
         some = variants[start : start + COMPARED]
         runs = [
-            str(options.out / "seed0" / f"mini64_{variant}{kind}")
+            str(options.out / f"seed{SEEDS[0]}" / f"mini64_{variant}{kind}")
             for variant in some
             for kind in ("", "_ar")
         ]
         page = options.out / f"compare-{'-'.join(some)}"
         words = ["compare", *runs, "--data", str(options.val), "--train", str(options.data)]
         words += ["--num", "2500", "--out", f"{page}.html", "--json", f"{page}.json", *workers]
-        found.append(Job(page.name, words, tuple(f"{v}-0" for v in some)))
+        found.append(Job(page.name, words, tuple(f"{v}-{SEEDS[0]}" for v in some)))
     return found
-
-
-def _numbers(options: Namespace) -> list[Job]:
-    """A file of numbers for every table: three seeds of a claim's rows, one of all the others."""
-    claims = {
-        "1": {"low": "baselineVQ", "attention2": "+Attention x2"},
-        "5": {"no_entropy": "VQGAN", "low": "+H(D)"},
-        "6": {"low": "L_low", "sem": "L_sem"},
-    }
-    found = []
-    for table, rows in claims.items():
-        made = tuple(f"{variant}-{seed}" for variant in rows for seed in SEEDS)
-        found.append(_file(options, table, list(rows.values()), SEEDS, made))
-    second = tuple(f"fig8-{seed}" for seed in SEEDS)
-    found.append(_file(options, "fig8", SECOND_PHASE, SEEDS, second))
-    others = {"1": ["conv2"], "5": ["factorized", "kmeans"]}
-    others["fig6"] = [variant for variant, (table, _) in ONE_SEED.items() if table == "fig6"]
-    for table, variants in others.items():
-        rows = [ONE_SEED[variant][1] for variant in variants]
-        found.append(_file(options, table, rows, (0,), tuple(f"{v}-0" for v in variants)))
-    return found
-
-
-def _file(
-    options: Namespace, table: str, rows: list[str], seeds: tuple[int, ...], after: tuple[str, ...]
-) -> Job:
-    """What was measured of these rows."""
-    name = f"table{table}" if table.isdigit() else table
-    name += f"-seed{seeds[0]}" if len(seeds) == 1 else ""
-    columns = [] if table == "fig8" else ["--columns", *COLUMNS, *["usage"] * (table == "5")]
-    file = ["--csv", str(options.out / f"{name}.csv")]
-    return Job(f"numbers-{name}", [*_table(options, table, rows, *seeds), *columns, *file], after)
 
 
 def work(options: Namespace, gpu: str) -> None:
     """Jobs one after another on a GPU, until none is left that can be done."""
-    waiting = jobs(options)
+    waiting = everything = jobs(options)
     while waiting:
-        states = {job.name: _state(options, job.name) for job in jobs(options)}
+        states = {job.name: _state(options, job.name) for job in everything}
         ready = [j for j in waiting if all(states[name] == "done" for name in j.after)]
         waiting = [
             j

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from bench import __main__ as bench
-from bench import growth
+from bench import compiling, growth, profile
 from bench.case import Case, Row, Setting, difference
 from bench.measure import CEILINGS, floor_seconds, in_fresh_process, run_row
 from bench.peer_rows import gpt2
 from bench.plain.codes import nearest
 from bench.rows import PEERS, ROWS
-from bench.table import print_table
+from bench.table import LEGEND, print_table, spread
 from bench.tasks import (
     generator_config,
     generator_recipe,
@@ -182,6 +182,30 @@ def test_table_and_json_are_well_formed(tmp_path, capsys):
     print_table(facts)
     printed = capsys.readouterr().out
     assert "good" in printed and "out of memory" in printed and facts["commit"] in printed
+    assert "floor" not in printed, "a CPU's says nothing"
+    print_table(facts | {"kind": "cuda"})
+    printed = capsys.readouterr().out
+    below = printed.splitlines()[-3:]
+    assert "of floor" in printed and below[:2] == list(LEGEND) and below[2].startswith("floor: ")
+
+
+def test_one_measurement_has_no_range():
+    row = {"unit": "ms", "work": 1, "s": {"median": 0.002, "min": 0.001, "max": 0.004, "count": 3}}
+    assert spread(row, "s") == "2 (1–4)"
+    row["s"]["count"] = 1
+    assert spread(row, "s") == "2 (n = 1)"
+
+
+def test_a_profile_speaks_of_operators_on_a_cpu(capsys):
+    kernels = [("aten::addmm", 2, 0.003), ("aten::gelu", 1, 0.001)]
+    facts = {"name": "row", "on_gpu": False, "wall": 0.005, "kernels": kernels}
+    profile.show(facts, 15)
+    printed = capsys.readouterr().out
+    assert "5.00 ms a call, 4.00 ms of 3 operators with the profiler" in printed
+    assert "of the operators' ms" in printed and "75.0%" in printed
+    assert "busy" not in printed and "kernel" not in printed
+    profile.show(facts | {"on_gpu": True}, 15)
+    assert "3 kernels, busy 80%" in capsys.readouterr().out
 
 
 def test_a_row_that_fails_is_named_and_the_others_still_run(monkeypatch, capsys):
@@ -204,10 +228,58 @@ def test_a_process_that_dies_ends_its_row_alone():
     assert found["agrees"] and found["plain_memory"] is not None
 
 
-def test_an_unknown_row_is_one_line(capsys):
-    assert bench.main(["encode", "nosuch"]) == 2
+MISTAKES = [
+    (bench.main, "encode nosuch", "bench: expected rows that --list names, found 'nosuch'"),
+    (bench.main, "sample-nar-l", "found 'sample-nar-l' (did you mean 'sample-nar-1'?)"),
+    (bench.main, "--seconds -1", "bench: argument --seconds: expected a number above 0, found"),
+    (bench.main, "--seconds nan", "bench: argument --seconds: expected a number above 0, found"),
+    (profile.main, "encode nosuch", "bench profile: expected rows that --list names, found 'nos"),
+    (profile.main, "encode --top 0", "bench profile: argument --top: expected a whole number"),
+    (compiling.main, "phase3", "bench.compiling: expected one of patchgan, stylegan, phase2, fo"),
+    (compiling.main, "--seconds 0", "bench.compiling: argument --seconds: expected a number"),
+]
+WITHOUT_CUDA = [
+    (bench.main, "encode --device cuda", "bench: expected a CUDA device, found none; give --de"),
+    (profile.main, "encode --device cuda", "bench profile: expected a CUDA device, found none"),
+    (growth.main, "--device cuda", "bench growth: expected a CUDA device, found none; give --d"),
+    (compiling.main, "", "bench.compiling: expected a CUDA device, found none; give --device cpu"),
+]
+
+
+@pytest.mark.parametrize(("command", "words", "message"), [*MISTAKES, *WITHOUT_CUDA])
+def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, command, words, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        command(words.split())
     out, err = capsys.readouterr()
-    assert not out and err == "bench: expected rows that --list names, found nosuch\n"
+    assert stop.value.code == 2 and not out
+    assert message in err and err.count("\n") == 1 and "[" not in err
+
+
+def test_the_kernels_trial_needs_cuda_and_says_so(monkeypatch, capsys):
+    kernels = pytest.importorskip("bench.kernels", reason="Triton is for Linux alone")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        kernels.main([])
+    assert stop.value.code == 2
+    assert "bench.kernels: expected a CUDA device, found none;" in capsys.readouterr().err
+
+
+def test_the_help_names_every_other_command(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    out = capsys.readouterr().out
+    for command in ("bench growth", "bench profile", "bench.kernels", "bench.compiling"):
+        assert f"python -m {command}" in out
+
+
+def test_the_precision_of_sample_can_be_timed_on_a_gpu():
+    assert Setting.of("cuda", False) == GPU and Setting.of("cpu", True).precision == "fp32"
+    exact = Setting.of("cuda", False, "fp32")
+    assert (exact.scale, exact.dtype, exact.item_bytes) == ("paper", torch.float32, 4)
+    # PyTorch's own choice for fp32 on CUDA: products as they are, convolutions in TF32
+    assert (exact.precision, exact.convolution_rate) == ("fp32", "tf32")
+    assert TOY.convolution_rate == "fp32" and GPU.convolution_rate == "bf16"
 
 
 def test_the_list_names_every_row_and_what_peers_need(capsys):
@@ -219,12 +291,7 @@ def test_the_list_names_every_row_and_what_peers_need(capsys):
 
 def test_an_absent_peer_is_skipped_in_one_line(capsys):
     absent = Row("peer-x", "ms", gpt2, "", "x", "no_such_package", "pip install x")
-    known = bench.PEERS
-    try:
-        bench.PEERS = (absent,)
-        assert bench.chosen(["peer-*", "encode"], peers=False) == [ROWS[0]]
-    finally:
-        bench.PEERS = known
+    assert bench.installed([absent, ROWS[0]]) == [ROWS[0]]
     expected = "skipped peer-x: no_such_package is not installed (pip install x)\n"
     assert capsys.readouterr().out == expected
 

@@ -72,7 +72,7 @@ def refused(capsys, *arguments: str) -> str:
     ("arguments", "message"),
     [
         (["train", "fruit_phase9", "--data", "."], "expected a recipe, found"),
-        (["train", "fruit_fase1", "--data", "."], "did you mean 'fruit_phase1'?"),
+        (["train", "fruit_fase1", "--data", "."], "(did you mean 'fruit_phase1', "),
         (["train", "fruit_phase1", "--set", "loop.duration=20"], "loop.duration: expected text"),
         (["train", "fruit_phase1", "--set", "loop.duration=20"], "e.g. '500k steps'"),
         (
@@ -164,9 +164,13 @@ def test_recipes_on_a_narrow_terminal_keep_their_names(capsys, monkeypatch):
     assert "lsun_bedroom256_tokenizer" in output(capsys, "recipes")
 
 
-def test_a_mistyped_recipe_gets_the_suggestion_before_the_list(capsys):
+def test_a_mistyped_recipe_gets_the_nearest_names_and_not_the_whole_list(capsys):
     line = refused(capsys, "train", "fruit_fase1", "--data", ".")
-    assert 0 < line.index("did you mean 'fruit_phase1'?") < line.index("imagenet256_ar") < 300
+    assert "(did you mean 'fruit_phase1'" in line and "see `semvq recipes`" in line
+    assert "imagenet256_ar" not in line and len(line) < 300
+    line = refused(capsys, "describe", "photo128")
+    assert re.search(r"did you mean 'photos128_\w+'(, 'photos128_\w+')* or 'photos128_\w+'\?", line)
+    assert "did you mean" not in refused(capsys, "describe", "xyz")
 
 
 def test_describe_takes_the_same_changes_as_train(capsys):
@@ -183,14 +187,33 @@ def test_describe_reads_well(capsys):
     assert "for an estimate, give --device h100, h200," in page and "h200x8" in page
     assert "gflop_per_image" not in page and "images seen" in page
     page = output(capsys, "describe", "labelled64_phase1", "--device", "rtx4090")
-    assert re.search(r"time +85 min on 1 x NVIDIA RTX 4090", page)
+    assert re.search(r"time +1\.42 hours \(85 min\) on 1 x NVIDIA RTX 4090", page)
     page = output(capsys, "describe", "labelled64_autoencoder", "--device", "rtx4090")
-    assert re.search(r"time +22 min on", page)
+    assert re.search(r"time +0\.36\d hours \(22 min\) on", page)
     page = output(capsys, "describe", "imagenet256_ar", "--device", "a100")
-    assert re.search(r"time +10\.\d days on", page), page
+    assert re.search(r"time +2\d\d hours \(10\.\d days\) on", page), page
     page = output(capsys, "describe", "imagenet256_phase1", "--device", "rtx4090x2")
     assert re.search(r"memory of a GPU +95\.2 of 24 GB", page), page
     assert re.search(r"warning +does not fit into 24 GB; give", page), page
+
+
+def test_describe_piped_is_a_line_for_each_row(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    page = output(capsys, "describe", "ffhq256_phase1", "--device", "rtx4090")
+    assert re.search(r"^time +1,\d{3} hours \(5\d\.\d days\) on 1 x NVIDIA RTX 4090$", page, re.M)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert max(map(len, output(capsys, "describe", "ffhq256_phase1").splitlines())) < 200
+
+
+def test_describe_of_several_adds_their_hours_up(capsys):
+    names = ("labelled64_phase1", "labelled64_ar")
+    page = output(capsys, "describe", *names, "--device", "rtx4090")
+    assert re.search(r"^in all +\d\.\d+ hours on 1 x NVIDIA RTX 4090, without", page, re.M), page
+    facts = json.loads(output(capsys, "describe", *names, "--device", "rtx4090", "--json"))
+    hours = [facts["recipes"][name]["hours"] for name in names]
+    assert facts["hours_in_all"] == pytest.approx(sum(hours), abs=1e-3)
+    line = refused(capsys, "describe", "fruit_ar", "--epoch-size", "-5")
+    assert "--epoch-size: expected at least 1, found -5" in line
 
 
 def test_a_transformers_estimate_says_nothing_of_a_perceptual_loss(capsys):

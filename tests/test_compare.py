@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from semvq import compare_command
+from semvq import compare_command, correlate_command
 from semvq.cli import main
 from semvq.compare_command import open_entrants
 from semvq.compare_table import CONTROLS, SMALL, table
@@ -88,6 +88,10 @@ def test_page_and_figures_of_tokenizers_with_their_transformers(at):
     assert first["unigram FID"] != second["unigram FID"], "each by its own decoder"
     assert page.count("<img") > 3 * (1 + 3 + 2) and "AR cross-entropy" in page
     assert "between two different photos: semantic" in record["facts"]
+    again = correlate_command.read([at / "f.json"])
+    assert {name: set(rows) for name, rows in again.items()} == {
+        name: set(rows) for name, rows in record["figures"].items()
+    }
 
 
 @pytest.mark.slow

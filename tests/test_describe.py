@@ -24,7 +24,7 @@ from semvq.recipes.cost import (
     perceptual_parameters,
     training_images,
 )
-from semvq.recipes.describe import describe
+from semvq.recipes.describe import describe, family_rows, hours_in_all, rows
 from semvq.recipes.estimate import MEASURED, MIB, nearest_row
 from semvq.recipes.tables import table_recipes
 
@@ -131,12 +131,13 @@ def test_state_is_counted_from_what_trains():
 def test_what_does_not_fit_is_said_with_a_way_out_that_fits():
     recipe = find_recipe("imagenet256_phase1")
     [line] = describe(recipe, "h200")["warnings"]
-    assert line == "does not fit into 141 GB; give --set loop.accumulate=2"
+    assert line.startswith("does not fit into 141 GB; give --set loop.accumulate=2 (the usage")
     for accumulate, fits in ((8, True), (4, False)):
         loop = replace(recipe.loop, accumulate=accumulate)
         facts = describe(replace(recipe, loop=loop), "rtx4090x2")
         assert (not facts["warnings"]) == (facts["memory_gb"] <= facts["memory_of_gb"]) == fits
-    assert facts["warnings"][0].endswith("loop.accumulate=8")
+    assert "loop.accumulate=8 (the usage entropy is then over 32 images" in facts["warnings"][0]
+    assert "instead of 64" in facts["warnings"][0], "of parts of 4, which is what it was changed to"
     model = replace(find_recipe("imagenet256_ar").task.generator, width=6144)
     task = replace(find_recipe("imagenet256_ar").task, generator=model)
     [line] = describe(replace(find_recipe("imagenet256_ar"), task=task), "h200")["warnings"]
@@ -173,6 +174,45 @@ def test_the_perceptual_loss_is_counted_at_the_rate_of_fp32():
     difference = describe(recipe, "h200")["hours"] - describe(half, "h200")["hours"]
     assert difference == pytest.approx(looked * 128e6 / 3600, rel=0.02)
     assert facts["training_pflop"] == pytest.approx(128e6 * sum_of_both / 1e6)
+
+
+def test_a_name_will_do_for_a_recipe():
+    assert describe("fruit_ar") == describe(find_recipe("fruit_ar"))
+    with pytest.raises(ValueError, match="expected a recipe, found 'fruit'"):
+        describe("fruit")
+
+
+def test_working_a_tokenizers_batch_off_in_parts_is_said_to_change_the_usage_entropy():
+    [line] = describe("ffhq256_phase1", "rtx4090")["warnings"]
+    assert "accumulate=16 (the usage entropy is then over 16 images instead of 256: " in line
+    for name in ("ffhq256_phase2", "ffhq256_nar"):  # codes are frozen, or there is no such term
+        [line] = describe(name, "rtx4090")["warnings"]
+        assert re.search(r"give --set loop.accumulate=\d+$", line), line
+
+
+def test_a_length_in_steps_is_said_in_epochs_too():
+    facts = describe("ffhq256_phase1", epoch_size=60_000)
+    assert facts["images_seen"] == 128_000_000 and facts["epochs"] == pytest.approx(2133.33)
+    shown = "128,000,000 = 2,133 epochs of 60,000 images"
+    assert dict(rows(facts))["images seen"] == shown
+    assert dict(rows(describe("ffhq256_phase1")))["images seen"] == shown, "the published size"
+    assert dict(rows(describe("fruit_ar")))["images seen"] == "9,600"
+    short = rows(describe("fruit_ar", epoch_size=5000))
+    assert dict(short)["images seen"] == "9,600 = 1.92 epochs of 5,000 images"
+
+
+def test_several_recipes_have_their_hours_in_all():
+    names = ("fruit_phase1", "fruit_ar")
+    family = {name: describe(name, "h100") for name in names}
+    total = sum(facts["hours"] for facts in family.values())
+    assert hours_in_all(family) == pytest.approx(total, abs=1e-3)
+    found = family_rows(family)
+    assert [label for label, _ in found] == [*names, "in all"] and " hours" in found[-1][1]
+    unknown = {"lsun": describe("lsun_cat256_ar", "h100"), "mine": {**family["fruit_ar"]}}
+    unknown["mine"]["hours"] = "needs the number"
+    assert hours_in_all(unknown) is None and "--epoch-size" in family_rows(unknown)[-1][1]
+    without = {name: describe(name) for name in names}
+    assert hours_in_all(without) is None and "give --device" in family_rows(without)[-1][1]
 
 
 def test_without_a_device_there_are_no_hours():

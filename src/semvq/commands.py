@@ -31,7 +31,7 @@ from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
 from semvq.recipes import RECIPES, find_recipe
 from semvq.recipes.describe import describe as describe_recipe
-from semvq.recipes.describe import rows
+from semvq.recipes.describe import family_rows, hours_in_all, rows
 from semvq.runs import open_generator, open_tokenizer
 from semvq.sample_commands import check_file
 from semvq.sample_commands import edit as edit
@@ -56,7 +56,7 @@ def demo(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     """`semvq train`: exit code 128 + signal when stopped early."""
-    recipe = _recipe(options)
+    recipe = _recipe(options.recipe, options)
     folder = options.out or Path("runs") / recipe.name
     stopped = train_recipe(
         recipe,
@@ -76,9 +76,9 @@ def train(options: Namespace) -> int:
     return 0
 
 
-def _recipe(options: Namespace) -> Recipe:
-    """The recipe that the command line names, with its `--set`."""
-    recipe = with_overrides(find_recipe(options.recipe), options.overrides)
+def _recipe(name: str, options: Namespace) -> Recipe:
+    """The recipe of this name, with the command line's `--set`."""
+    recipe = with_overrides(find_recipe(name), options.overrides)
     return from_dict(Recipe, to_dict(recipe))  # every value checked against its type
 
 
@@ -168,15 +168,32 @@ def recipes(options: Namespace) -> None:
 
 
 def describe(options: Namespace) -> None:
-    """`semvq describe`: counts and costs, without data or memory."""
-    facts = describe_recipe(_recipe(options), options.device, epoch_size=options.epoch_size)
+    """`semvq describe`: counts and costs, without data or memory; of several recipes, the sum."""
+    size, family = options.epoch_size, {}
+    if size is not None:
+        at_least_one(epoch_size=size)
+    for name in options.recipes:
+        family[name] = describe_recipe(_recipe(name, options), options.device, epoch_size=size)
+    names, (first, *others) = ", ".join(family), family.values()
     if options.json:
-        print(json.dumps(facts, indent=1))
+        several = {"recipes": family, "hours_in_all": hours_in_all(family)}
+        print(json.dumps(several if others else first, indent=1))
         return
-    table = Table("", options.recipe, box=None)
-    for label, text in rows(facts):
-        table.add_row(label, text)
-    Console().print(table)
+    _two_columns(names if not others else "", family_rows(family) if others else rows(first))
+
+
+def _two_columns(title: str, found: list[tuple[str, str]]) -> None:
+    """A table; where no person reads, a line for each row."""
+    console = Console()
+    table = Table("", title, box=None)
+    width = max(len(label) for label, _ in found)
+    for label, text in [("", title)] * bool(title) + found:
+        if not console.is_terminal:
+            print(f"{label:<{width}}  {text}")
+        elif text != title:
+            table.add_row(label, text)
+    if console.is_terminal:
+        console.print(table)
 
 
 def assets(options: Namespace) -> None:

@@ -255,9 +255,11 @@ def _table(commands: argparse._SubParsersAction) -> None:
 def _recipes(commands: argparse._SubParsersAction) -> None:
     commands.add_parser("recipes", help="list the recipes")
     p = commands.add_parser("describe", help="a recipe's parameters, grid, upstream and cost")
-    p.add_argument("recipe", help="a name that `semvq recipes` prints, or FILE.py:FUNCTION")
+    p.add_argument("recipes", nargs="+", metavar="RECIPE",
+                   help="a name that `semvq recipes` prints, or FILE.py:FUNCTION; of several, "
+                   "the hours in all")  # fmt: skip
     p.add_argument("--device", help="hours and memory on h200 (h100, a100, …) or several: h200x8")
-    p.add_argument("--epoch-size", type=int, help="your training images, for lengths in epochs")
+    p.add_argument("--epoch-size", type=int, help="your training images: what an epoch is")
     _set(p)
     p.add_argument("--json", action="store_true")
 

@@ -1,17 +1,20 @@
 """All recipes by name: functions without arguments that return a frozen `Recipe`."""
 
+import difflib
 import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
-from semvq.config import Config, did_you_mean, unknown
+from semvq.config import Config, unknown
 from semvq.recipes import ffhq256, fruit, imagenet256, lsun256, own_photos, tables
 from semvq.training.recipe import Recipe
+
+MAX_NAMED = 4  # recipes that a mistyped name may have meant
 
 RECIPES: tuple[Callable[[], Recipe], ...] = (
     fruit.fruit_autoencoder,
@@ -57,7 +60,7 @@ RECIPES: tuple[Callable[[], Recipe], ...] = (
 def find_recipe(name: str) -> Recipe:
     """The recipe called `name`, or `FILE.py:FUNCTION` for one of your own.
 
-    Raises ValueError naming the known recipes, or what your function raised and in which line.
+    Raises ValueError with the nearest names, or what your function raised and in which line.
     """
     file, colon, function = name.rpartition(":")
     if colon and file.endswith(".py"):
@@ -78,11 +81,18 @@ def find_recipe(name: str) -> Recipe:
         if name in cells:
             return cells[name]
         raise ValueError(
-            f"expected a recipe, found '{name}'{did_you_mean(name, known)}; "
-            f"there are {', '.join(known)}, those that `semvq table N --scale S --dry-run` names, "
-            "and your own as FILE.py:FUNCTION"
+            f"expected a recipe, found '{name}'{_nearest(name, known) or _nearest(name, cells)}; "
+            "see `semvq recipes`, `semvq table N --scale S --dry-run`, or give your own as "
+            "FILE.py:FUNCTION"
         )
     return known[name]()
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'X' or 'Y'?)" for a few; nothing where none is close."""
+    close = [f"'{n}'" for n in difflib.get_close_matches(name, list(known), n=MAX_NAMED)]
+    words = " or ".join([", ".join(close[:-1]), *close[-1:]] if len(close) > 1 else close)
+    return f" (did you mean {words}?)" if close else ""
 
 
 def _failed(file: str, function: str, error: Exception) -> str:

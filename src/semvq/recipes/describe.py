@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from semvq.config import duration_in_images
+from semvq.recipes import find_recipe
 from semvq.recipes.cost import (
     DEVICES,
     count_flop,
@@ -28,17 +29,19 @@ DISCRIMINATOR = 2 + 3 + 3
 
 
 def describe(
-    recipe: Recipe,
+    recipe: Recipe | str,
     device: str | None = None,
     *,
     epoch_size: int | None = None,
 ) -> dict[str, Any]:
     """Parameters per part, code grid, upstream, images seen, estimated FLOPs; JSON-ready.
 
-    `device` adds estimated hours and memory on one of `cost.DEVICES` ("h200") or several of them
-    ("h200x8"). `epoch_size` counts training images; None takes the published size of the paper's
-    data sets. Raises ValueError for an unknown device, or a count below 1.
+    `recipe` may be a name, or FILE.py:FUNCTION. `device` adds estimated hours and memory on one of
+    `cost.DEVICES` ("h200") or several of them ("h200x8"). `epoch_size` counts training images; None
+    takes the published size of the paper's data sets. Raises ValueError for an unknown recipe or
+    device, or a count below 1.
     """
+    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     devices = None if device is None else find_devices(device)
     if epoch_size is not None and epoch_size < 1:
         raise ValueError(f"epoch_size: expected at least 1, found {epoch_size}")
@@ -77,35 +80,85 @@ LABELS = {
     "training_pflop": "whole training, PFLOP",
     "training_note": "",
 }
+NO_HOURS = ("time", "for an estimate, give --epoch-size, your number of training images")
 
 
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """What `describe` found, as (label, text) for people."""
+    facts = facts | {"images_seen": _seen(facts)}
     found = [(label, _text(facts[key])) for key, label in LABELS.items() if key in facts]
     parts = [(f"parameters, {k}", _text(v)) for k, v in facts["parameters"].items()]
     published = [(f"published {k}", _text(v)) for k, v in facts["published"].items()]
     return found[:1] + parts + found[1:] + _time_rows(facts) + _memory_rows(facts) + published
 
 
+def family_rows(family: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """A row for each of several recipes, by name, and their hours in all."""
+    found: list[tuple[str, str]] = []
+    for name, facts in family.items():
+        words = [f"images seen: {_seen(facts)}"]
+        if isinstance(facts.get("hours"), float):
+            words.insert(0, _hours(facts["hours"]))
+        if "memory_gb" in facts:
+            words.append(_memory(facts))
+        found += [(name, "; ".join(words)), *_warnings(facts)]
+    *_, last = family.values()
+    total = hours_in_all(family)
+    if total is None:
+        return [*found, *(_time_rows(last)[:1] if "hours" not in last else [NO_HOURS])]
+    on = f"on {last['device']}, without data loading, encoding and evaluation"
+    return [*found, ("in all", f"{_hours(total)} {on}")]
+
+
+def hours_in_all(family: dict[str, dict[str, Any]]) -> float | None:
+    """The sum over several recipes; None where it is not known of each."""
+    found = [facts.get("hours") for facts in family.values()]
+    known = [hours for hours in found if isinstance(hours, float)]
+    return round(sum(known), 3) if len(known) == len(found) else None
+
+
 def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _seen(facts: dict[str, Any]) -> str:
+    """Images, and how many passes over the training images they are."""
+    if "epochs" not in facts:
+        return _text(facts["images_seen"])
+    epochs = facts["epochs"]
+    passes = f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.3g}"
+    return f"{facts['images_seen']:,} = {passes} epochs of {facts['epoch_size']:,} images"
+
+
+def _hours(hours: float) -> str:
+    """Always in hours; in days or minutes beside them where people count in those."""
+    number = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    words = in_words(hours * 3600)
+    return f"{number} hours" if words.endswith("hours") else f"{number} hours ({words})"
 
 
 def _time_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "hours" not in facts:
         return [("time", f"for an estimate, give --device {', '.join(DEVICES)}, or as in h200x8")]
     if isinstance(facts["hours"], str):
-        return [("time", "for an estimate, give --epoch-size, your number of training images")]
-    words = f"{in_words(facts['hours'] * 3600)} on {facts['device']}"
+        return [NO_HOURS]
+    words = f"{_hours(facts['hours'])} on {facts['device']}"
     return [("time", words), ("", facts["hours_note"])]
 
 
 def _memory_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "memory_gb" not in facts:
         return []
-    words = f"{facts['memory_gb']:.1f} of {facts['memory_of_gb']:g} GB"
-    warnings = [("warning", line) for line in facts["warnings"]]
-    return [("memory of a GPU", words), ("", facts["memory_note"]), *warnings]
+    note = ("", facts["memory_note"])
+    return [("memory of a GPU", _memory(facts)), note, *_warnings(facts)]
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    return f"{facts['memory_gb']:.1f} of {facts['memory_of_gb']:g} GB"
+
+
+def _warnings(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("warning", line) for line in facts.get("warnings", ())]
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -182,11 +235,15 @@ def _length(recipe: Recipe, epoch_size: int | None) -> dict[str, Any]:
         seen: int | str = duration_in_images(loop.duration, loop.batch_size, epoch_size)
     except ValueError:
         seen = f"{loop.duration} of your data set"
+    known = {} if isinstance(seen, str) or epoch_size is None else {
+        "epochs": float(f"{seen / epoch_size:.6g}"), "epoch_size": epoch_size,
+    }  # fmt: skip
     return {
         "upstream": recipe.upstream or "none",
         "duration": loop.duration,
         "batch_size": loop.batch_size,
         "images_seen": seen,
+        **known,
     }
 
 

@@ -63,7 +63,8 @@ MEASURED: Mapping[str, Step] = {
     "step-phase2": Step(141, 32, 24_735, 663, 1140.205, 120.267, 243_335_168),
 }
 
-# A CPU's shares are assumed; for the demo's six recipes they are right within a tenth.
+# A CPU's shares are assumed. The demo's six recipes: 10.4 minutes by them, 13.6 on one machine,
+# fewer on a faster one (docs/recipes.md).
 CPU_TOKENIZER, CPU_TRANSFORMER = 0.3, 0.4
 
 
@@ -139,7 +140,7 @@ def memory_facts(
         fits = next((n for n in enough if gigabytes(n) <= device.memory), None)
         advice = "even one image at a time does not: take a GPU with more memory"
         if fits:
-            advice = f"give --set loop.accumulate={fits}"
+            advice = f"give --set loop.accumulate={fits}{_part(task, loop, fits)}"
         warnings.append(f"does not fit into {device.memory:g} GB; {advice}")
     return {
         "images_at_a_time": images,
@@ -152,6 +153,18 @@ def memory_facts(
         ),
         "warnings": warnings,
     }
+
+
+def _part(task: TaskConfig, loop: LoopConfig, parts: int) -> str:
+    """What working off a batch in parts changes, if anything: the usage entropy's D-bar."""
+    if not isinstance(task, TokenizerTaskConfig) or task.freeze_code_space:
+        return ""
+    if not getattr(getattr(task.tokenizer, "quantizer", None), "entropy_weight", 0):
+        return ""
+    return (
+        f" (the usage entropy is then over {loop.batch_size // parts} images instead of "
+        f"{loop.batch_size // loop.accumulate}: docs/deviations.md, D16)"
+    )
 
 
 def _uneven(loop: LoopConfig, count: int) -> list[str]:

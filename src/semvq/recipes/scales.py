@@ -165,17 +165,17 @@ def mini() -> Scale:
     return Scale(
         prefix="mini64",
         about="labelled photos, 64 px, minutes of a GPU",
-        baseline=_for_minutes(labelled64_phase1(), "60k images"),
+        baseline=_for_minutes(labelled64_phase1(), "80k images"),
         start="40k images",
         kinds={
-            "ar": _for_minutes(ar, "150k images", num_views=2),
-            "ar_l": _for_minutes(_wider(ar, 768), "150k images", num_views=2),
-            "ar_l_2x": _for_minutes(_wider(ar, 768), "300k images", num_views=2),
-            "nar": _for_minutes(nar, "150k images", num_views=2),
-            "nar_l": _for_minutes(_wider(nar, 768), "150k images", num_views=2),
+            "ar": _for_minutes(ar, "250k images", num_views=2),
+            "ar_l": _for_minutes(_wider(ar, 768), "250k images", num_views=2),
+            "ar_l_2x": _for_minutes(_wider(ar, 768), "500k images", num_views=2),
+            "nar": _for_minutes(nar, "250k images", num_views=2),
+            "nar_l": _for_minutes(_wider(nar, 768), "250k images", num_views=2),
         },
-        tuned=("30k images", 1.5e-4),
-        estimates=(25, 275),  # as VQFR's until 30 % of the run, twice as often
+        tuned=("40k images", 1.5e-4),
+        estimates=(25, 375),  # as VQFR's until 30 % of the run, twice as often
     )
 
 
