@@ -6,6 +6,7 @@ What a command does is in `commands.py`.
 import argparse
 from pathlib import Path
 
+from semvq.data_grammar import add_assets, add_prepare
 from semvq.grammar_parts import device, overrides, run
 
 EPILOG = """\
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _demo(commands)
+    add_prepare(commands)
     _train(commands)
     _encode(commands)
     _reconstruct(commands)
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _probe(commands)
     _table(commands)
     _recipes(commands)
-    _assets(commands)
+    add_assets(commands)
     _convert(commands)
     return top
 
@@ -262,12 +264,6 @@ def _recipes(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--epoch-size", type=int, help="your training images: what an epoch is")
     overrides(p)
     p.add_argument("--json", action="store_true")
-
-
-def _assets(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser("assets", help="pretrained weights: list them, fetch them")
-    p.add_argument("action", choices=["list", "fetch"])
-    p.add_argument("names", nargs="*", help="which to fetch (default: those the demo needs)")
 
 
 def _convert(commands: argparse._SubParsersAction) -> None:
