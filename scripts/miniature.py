@@ -135,13 +135,12 @@ def work(options: Namespace, gpu: str) -> None:
     waiting = everything = jobs(options)
     while waiting:
         states = {job.name: _state(options, job.name) for job in everything}
-        ready = [j for j in waiting if all(states[name] == "done" for name in j.after)]
-        waiting = [
-            j
-            for j in waiting
-            if states[j.name] == "new" and not any(states[name] == "failed" for name in j.after)
-        ]
-        job = next((j for j in ready if j in waiting), None)
+        for job in everything:  # in order: what it waits for stands before it
+            if any(states[name] == "failed" for name in job.after):
+                states[job.name] = "failed"
+        waiting = [j for j in waiting if states[j.name] == "new"]
+        ready = (j for j in waiting if all(states[name] == "done" for name in j.after))
+        job = next(ready, None)
         if job is None:
             time.sleep(1)
         elif _claim(options, job):

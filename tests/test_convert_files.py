@@ -131,6 +131,13 @@ def test_views_beyond_their_storage_are_refused(tmp_path):
             opening.open_weights(rewritten(path, "b.pt", moved))
 
 
+def test_a_few_numbers_that_stand_for_many_are_refused_by_name(tmp_path):
+    torch.save({"few": torch.zeros(1).expand(1000, 1000)}, path := tmp_path / "a.pt")
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ValueError, match="found few with numbers that are not there"):
+        opening.open_weights(path)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_the_child_has_no_rights_left():
     code = (

@@ -61,6 +61,13 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
         tree, left_out = _torch_file(path, inside)
     part = next((tree[name] for name in inside if isinstance(tree.get(name), dict)), tree)
     tensors = {str(k): v for k, v in part.items() if isinstance(v, Tensor)}
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            # a few numbers repeated to fill any memory, once the tensor is copied
+            raise ValueError(
+                f"{path}: expected tensors within the file, found {_printable(path, name)} with "
+                f"numbers that are not there; {AGAIN}"
+            )
     if not tensors:
         where = f" or in {' or '.join(inside)}" if inside else ""
         keys = ", ".join(one_line(KeyError(key)) for key in list(tree)[:MAX_NAMED])
