@@ -48,7 +48,8 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
         raise FileNotFoundError(f"{path}: expected a file with weights, found none")
     with path.open("rb") as file:
         start = file.read(9)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest() if not file.seek(0) else ""
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     left_out: list[str] = []
     if path.suffix == ".safetensors" or start[8:] == b"{":
         try:
@@ -89,6 +90,14 @@ def _printable(path: Path, name: str) -> str:
 
 def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     """Nested dicts of a torch file, and the classes that were left out of it."""
+    if zipfile.is_zipfile(path):  # before torch unpacks what is small in the file and large outside
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _root(path, {info.filename: info for info in archive.infolist()})
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(
+                f"{path}: expected a whole torch checkpoint, found {one_line(error)}; {AGAIN}"
+            ) from None
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = torch.load(path, map_location="cpu", weights_only=True)
@@ -182,14 +191,14 @@ class _Reader:
             raise ValueError(f"{path}: expected little-endian numbers, found others")
 
     def tensor(self, storage: list, offset: int, size: list[int], stride: list[int]) -> Tensor:
-        """A copy of the view; ValueError where it leaves its storage."""
+        """The view, not a copy: many names may share a storage. ValueError where it leaves it."""
         flat = self._storage(*storage)
         last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
         if min([offset, *size, *stride]) < 0 or (0 not in size and last >= len(flat)):
             raise ValueError(f"{self.path}: expected tensors within the file, found one beyond it")
         if prod(size) > len(flat):
             raise ValueError(f"{self.path}: expected tensors within the file, found a repeated one")
-        return flat.as_strided(size, stride, offset).clone()
+        return flat.as_strided(size, stride, offset)
 
     def _storage(self, dtype: str, key: str, numel: int) -> Tensor:
         if dtype not in DTYPES.values():

@@ -126,8 +126,8 @@ def _check_causal(found: Mapping[str, Tensor], config: ARConfig, path: Path) -> 
     causal = torch.ones(length, length).tril()
     for name, mask in found.items():
         if name.endswith(".attn.mask"):
-            seen = mask.flatten(0, -3)[-1] if mask.ndim > 2 else mask
-            if not torch.equal((seen[:length, :length] != 0).float(), causal):
+            seen = mask.reshape(-1, *mask.shape[-2:])[-1:] if mask.numel() else mask
+            if seen.ndim != 3 or not torch.equal((seen[0, :length, :length] != 0).float(), causal):
                 raise ValueError(
                     f"{path}: expected '{LEAD}{name}' to hide later positions, found another "
                     "mask; this variant cannot be converted"
