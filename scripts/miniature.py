@@ -1,4 +1,4 @@
-"""The cells of docs/reproduction.md on the GPUs of one machine, several trainings on each at once:
+"""The miniature of the paper's claims on the GPUs of one machine, several trainings at once:
 
 `python -m scripts.miniature --data TRAIN --val VAL.tar --out runs/miniature --gpus 0 1 2 3`
 
@@ -16,6 +16,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 SEEDS = (0, 1, 2)
 # usage is measured with rFID; a NAR transformer has learnt next to nothing after so few images
@@ -135,16 +136,15 @@ def work(options: Namespace, gpu: str) -> None:
     waiting = everything = jobs(options)
     while waiting:
         states = {job.name: _state(options, job.name) for job in everything}
-        ready = [j for j in waiting if all(states[name] == "done" for name in j.after)]
-        waiting = [
-            j
-            for j in waiting
-            if states[j.name] == "new" and not any(states[name] == "failed" for name in j.after)
-        ]
-        job = next((j for j in ready if j in waiting), None)
-        if job is None:
+        for job in everything:  # in order: what it waits for stands before it
+            if any(states[name] == "failed" for name in job.after):
+                states[job.name] = "failed"
+        waiting = [j for j in waiting if states[j.name] == "new"]
+        ready = (j for j in waiting if all(states[name] == "done" for name in j.after))
+        job = next(ready, None)
+        if job is None and waiting:  # for what others do
             time.sleep(1)
-        elif _claim(options, job):
+        elif job is not None and _claim(options, job):
             _do(options, job, gpu)
 
 
@@ -188,8 +188,10 @@ def main() -> None:
     folder = options.out / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     if not (options.out / "held-out").exists():
-        with tarfile.open(options.val) as photos:
-            photos.extractall(options.out / "held-out", filter="data")
+        with TemporaryDirectory(dir=options.out) as part, tarfile.open(options.val) as photos:
+            photos.extractall(part, filter="data")
+            os.rename(part, options.out / "held-out")
+            os.mkdir(part)  # which is removed then
     threads = [
         threading.Thread(target=work, args=(options, gpu))
         for _ in range(options.at_once)

@@ -1,9 +1,10 @@
-"""The plots in docs/reproduction.md, from the numbers in results/:
+"""Plots of the miniature, from the files of numbers that its jobs left (`scripts.miniature`):
 
-`python -m scripts.reproduction_plots` writes docs/reproduction-*.png.
+`python -m scripts.reproduction_plots runs/miniature` writes reproduction-*.png beside them.
 """
 
 import csv
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parent.parent
 COLOURS = {"AR": "#1f5fa8", "NAR": "#c2571a", "rFID": "#444444"}
 KINDS = ("AR", "NAR")
 
@@ -45,8 +45,9 @@ def by_run(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str,
 
 def scatter(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
     """Reconstruction against generation, a point per tokenizer and seed (Fig. 1)."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 2), KINDS):
+    kinds = [kind for kind in KINDS if any(kind in values for values in runs.values())]
+    figure = Figure(figsize=(4.5 * len(kinds), 3.8), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
         for (run, seed), values in sorted(runs.items()):
             if {"rFID", kind} <= values.keys():
                 axes.plot(values["rFID"], values[kind], "o", color=COLOURS[kind], alpha=0.7)
@@ -63,8 +64,9 @@ def scatter(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
 def sweep(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
     """What the semantic ratio does to reconstruction and to generation (Fig. 6)."""
     alphas = {"low": 0.0, "alpha20": 0.2, "alpha40": 0.4, "alpha60": 0.6, "alpha80": 0.8, "sem": 1}
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 3), ("rFID", *KINDS)):
+    kinds = [kind for kind in ("rFID", *KINDS) if any(kind in v for v in runs.values())]
+    figure = Figure(figsize=(3.5 * len(kinds), 3.4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
         found: dict[float, list[float]] = defaultdict(list)
         for (run, _), values in runs.items():
             variant = run.split("_", 1)[1]
@@ -83,11 +85,12 @@ def sweep(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
 def main() -> None:
     """Write both."""
     matplotlib.use("Agg")
-    runs = by_run(numbers(ROOT / "results"))
+    folder = Path(sys.argv[1])
+    runs = by_run(numbers(folder))
     for name, plot in (("scatter", scatter), ("alpha", sweep)):
-        target = ROOT / "docs" / f"reproduction-{name}.png"
+        target = folder / f"reproduction-{name}.png"
         plot(runs).savefig(target, dpi=110)
-        print(target.relative_to(ROOT))
+        print(target)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@
 whole state dict. Nothing here is shared with `semvq.interop`.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -283,6 +281,3 @@ class Diffusers(Oracle):
             name = f"{stack}.mid_block.attentions.0"
             h = self.weights.linear_attention(name, h, self.groups)
         return self.block(f"{stack}.mid_block.resnets.1", h, h.shape[1])
-
-
-Maker = Callable[[], Oracle]

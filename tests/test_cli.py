@@ -10,6 +10,7 @@ from semvq.cli import main, parser
 
 COMMANDS = (
     "demo",
+    "prepare",
     "train",
     "encode",
     "reconstruct",

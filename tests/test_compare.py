@@ -29,6 +29,7 @@ from semvq.metrics import psnr
 from semvq.probe.comparison import Value
 from semvq.probe.teacher_forcing import predict
 from semvq.tokenizer.files import load_tokenizer
+from semvq.tokenizer.quantize import UnquantizedConfig
 from semvq.training.runs import train_recipe
 from tests.evaluation_toy import WIDTH, noisy, toy_network
 from tests.toy import DATA, photos, toy_generator, toy_phase1, toy_phase2
@@ -354,6 +355,19 @@ def test_mistakes_end_in_one_line(at, runs, capsys, line, words):
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert re.search(words, error), error
+
+
+def test_an_autoencoder_is_refused_by_its_name_before_anything_is_computed(runs, monkeypatch):
+    open_it = compare_command.open_tokenizer
+
+    def without_codes(run, device):
+        tokenizer = open_it(run, device)
+        tokenizer.quantizer = UnquantizedConfig().build()
+        return tokenizer
+
+    monkeypatch.setattr(compare_command, "open_tokenizer", without_codes)
+    with pytest.raises(ValueError, match="toy_phase1: expected a tokenizer, found an autoencoder"):
+        open_entrants([runs / "toy_phase1"], CPU)
 
 
 def test_two_resolutions_are_refused(runs):

@@ -90,3 +90,14 @@ def test_what_cannot_be_joined_is_refused(tmp_path, capsys):
     (tmp_path / "e.json").write_text("[1]")
     assert "found something else" in refused(capsys, "correlate", tmp_path / "e.json")
     assert "No such file" in refused(capsys, "correlate", tmp_path / "none.json")
+
+
+def test_one_name_in_two_files_is_two_tokenizers_and_what_is_no_number_is_left_out(tmp_path):
+    first, second = compared(tmp_path / "a.json", 0, 3), compared(tmp_path / "b.json", 0, 3)
+    record = json.loads(second.read_text())
+    for rows in record["figures"].values():
+        rows["PSNR"]["value"], rows["SSIM"]["value"] = 30.0, float("nan")
+    second.write_text(json.dumps(record))
+    found = read([first, second])
+    assert sorted(found) == ["b/t0", "b/t1", "b/t2", "t0", "t1", "t2"]
+    assert "SSIM" in found["t0"] and "SSIM" not in found["b/t0"]

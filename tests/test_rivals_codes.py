@@ -221,7 +221,7 @@ def test_no_iteration_makes_the_error_larger():
     errors = []
     for _ in range(12):
         quantizer.estimate()
-        found = quantizer.lookup(quantizer.encode(latents))
+        found = quantizer.lookup(quantizer.encode(latents)).detach()
         errors.append(float((latents - found).square().mean()))
     assert all(b <= a * (1 + 1e-6) for a, b in zip(errors, errors[1:]))
 

@@ -28,6 +28,7 @@ from semvq.data.token_facts import read_facts
 from semvq.evaluate_command import evaluate as evaluate
 from semvq.evaluation.features import strict_fp32
 from semvq.export_command import export as export
+from semvq.prepare_command import prepare as prepare
 from semvq.probe.panels import panel
 from semvq.probe.teacher_forcing import predict
 from semvq.recipes import RECIPES, find_recipe

@@ -97,7 +97,7 @@ def open_entrants(runs: Sequence[Path], device: torch.device) -> list[Entrant]:
     """
     if len({run.resolve() for run in runs}) < len(runs):
         raise ValueError(f"expected different runs, found one twice: {', '.join(map(str, runs))}")
-    tokenizers = {run: open_tokenizer(run, device) for run in runs if not _is_generator(run)}
+    tokenizers = {run: _with_codes(run, device) for run in runs if not _is_generator(run)}
     generators = {run: load_generator(run).to(device) for run in runs if _is_generator(run)}
     spaces = {run: t.code_space_hash() for run, t in tokenizers.items()}
     for run, generator in generators.items():
@@ -111,6 +111,16 @@ def open_entrants(runs: Sequence[Path], device: torch.device) -> list[Entrant]:
         _entrant(names[run], run, tokenizer, spaces[run], generators)
         for run, tokenizer in tokenizers.items()
     ]
+
+
+def _with_codes(run: Path, device: torch.device) -> Tokenizer:
+    """The run's tokenizer; ValueError for an autoencoder, which has no codes to compare."""
+    tokenizer = open_tokenizer(run, device)
+    if not tokenizer.quantizer.has_codes:
+        raise ValueError(
+            f"{run}: expected a tokenizer, found an autoencoder without codes; leave it out"
+        )
+    return tokenizer
 
 
 def _trained_on(run: Path, photos: ImageSet) -> str:

@@ -1,70 +1,110 @@
-"""The command `semvq convert`: other people's tokenizer becomes a run of ours."""
+"""The command `semvq convert`: other people's tokenizer, or transformer, becomes a run of ours."""
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from semvq.command_parts import at_least_one
 from semvq.files import reading
-from semvq.interop import diffusers, llamagen, maskgit, taming
+from semvq.generators.files import save_generator
+from semvq.interop import diffusers, llamagen, maskgit, taming, taming_transformer
 from semvq.interop.converted import Converted
+from semvq.runs import open_tokenizer
 from semvq.tokenizer.files import save_tokenizer
 from semvq.training.lock import make_folder
 
+TRANSFORMER = "taming-transformer"
 BY_SHAPES = {"taming": taming.convert, "llamagen": llamagen.convert, "maskgit": maskgit.convert}
+OF_TRANSFORMERS = ("tokenizer", "heads", "classes")  # options, all needed there and only there
 MAX_NAMED = 3
 
 
 def convert(options: Namespace) -> None:
-    """`semvq convert`: writes a run folder that holds the tokenizer and where it is from."""
+    """`semvq convert`: writes a run folder that holds the model and where it is from."""
+    _check_options(options)
+    if options.source == TRANSFORMER:
+        _transformer(options)
+    else:
+        _tokenizer(options)
+
+
+def _check_options(options: Namespace) -> None:
+    """ValueError for what would be passed over in silence, or is needed and not there."""
     at_least_one(resolution=options.resolution)
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise ValueError(
-            f"{options.out}: expected a new folder, found one with files; give another --out"
-        )
-    with reading(options.file):
-        found = _convert(options)
-    tokenizer = found.tokenizer
-    make_folder(options.out)
-    save_tokenizer(tokenizer, options.out, {"classes": [], "converted": _origin(options, found)})
-    _say(options, found)
-
-
-def _convert(options: Namespace) -> Converted:
-    if options.source == "diffusers":
-        return diffusers.convert(options.file, options.resolution, options.config)
-    if options.config is not None:
+    transformer = options.source == TRANSFORMER
+    for name in OF_TRANSFORMERS:
+        if (getattr(options, name) is not None) != transformer:
+            raise ValueError(
+                f"--{name}: expected with --from {TRANSFORMER}, and with it alone, found --from "
+                f"{options.source}; {'give it' if transformer else 'leave it out'}"
+            )
+    if options.config is not None and options.source != "diffusers":
         raise ValueError(
             f"--config: expected --from diffusers, which alone needs one, found {options.source}, "
             "whose tensors tell its sizes; leave it out, and give --resolution if it is not 256"
         )
-    return BY_SHAPES[options.source](options.file, options.resolution)
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise ValueError(
+            f"{options.out}: expected a new folder, found one with files; give another --out"
+        )
 
 
-def _origin(options: Namespace, found: Converted) -> dict[str, object]:
+def _tokenizer(options: Namespace) -> None:
+    with reading(options.file):
+        if options.source == "diffusers":
+            found: Converted = diffusers.convert(options.file, options.resolution, options.config)
+        else:
+            found = BY_SHAPES[options.source](options.file, options.resolution)
+    tokenizer = found.tokenizer
+    origin = _origin(options, found.sha256, found.left_out) | {
+        "config_sha256": found.config_sha256,
+        "pixel_range": found.pixel_range,
+    }
+    make_folder(options.out)
+    save_tokenizer(tokenizer, options.out, {"classes": [], "converted": origin})
+    height, width = tokenizer.grid
+    words = f"{tokenizer.num_codes:,} codes, {height} x {width} for {options.resolution} px"
+    _say(options, found.left_out, tokenizer, f"{words}, code space", tokenizer.code_space_hash())
+
+
+def _transformer(options: Namespace) -> None:
+    at_least_one(heads=options.heads)
+    tokenizer = open_tokenizer(options.tokenizer, torch.device("cpu"))
+    with reading(options.file):
+        found = taming_transformer.convert(
+            options.file, tokenizer, options.tokenizer, options.heads, options.classes
+        )
+    space = tokenizer.code_space_hash()
+    make_folder(options.out)
+    extra = {
+        "code_space_hash": space,
+        "classes": [str(n) for n in range(options.classes)],
+        "converted": _origin(options, found.sha256, found.left_out),
+    }
+    save_generator(found.generator, options.out, extra)
+    _say(options, found.left_out, found.generator, "on the codes of", space)
+    print(f"give it its tokenizer: semvq sample {options.out} --decoder {options.tokenizer}")
+
+
+def _origin(options: Namespace, sha256: str, left_out: Sequence[str]) -> dict[str, Any]:
     """Where a run is from, for its `config.json`."""
     return {
         "from": options.source,
         "file": options.file.name,
-        "sha256": found.sha256,
-        "config_sha256": found.config_sha256,
-        "pixel_range": found.pixel_range,
-        "left_out": found.left_out,
+        "sha256": sha256,
+        "left_out": list(left_out),
     }
 
 
-def _say(options: Namespace, found: Converted) -> None:
-    tokenizer = found.tokenizer
-    if found.left_out:
-        more = (
-            f" and {len(found.left_out) - MAX_NAMED} more"
-            if len(found.left_out) > MAX_NAMED
-            else ""
-        )
-        named = ", ".join(found.left_out[:MAX_NAMED]) + more
-        print(f"read in a child process, objects left out: {named}", file=sys.stderr)
-    height, width = tokenizer.grid
-    size = sum(p.numel() for p in tokenizer.parameters()) / 1e6
-    print(
-        f"{options.out}: {size:.2f}M parameters, {tokenizer.num_codes:,} codes, {height} x {width} "
-        f"for {options.resolution} px, code space {tokenizer.code_space_hash()[:16]}"
-    )
+def _say(
+    options: Namespace, left_out: Sequence[str], model: torch.nn.Module, words: str, space: str
+) -> None:
+    if left_out:
+        rest = len(left_out) - MAX_NAMED
+        named = ", ".join(left_out[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+        print(f"read in a child process, without its objects of {named}", file=sys.stderr)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{options.out}: {size:.2f}M parameters, {words} {space[:16]}")

@@ -9,6 +9,7 @@ import io
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,8 +69,8 @@ def correlate(options: Namespace) -> None:
 def read(files: Sequence[Path]) -> Found:
     """Values of every tokenizer in the files.
 
-    ValueError for a file of something else, a tokenizer that is in two, or comparisons that were
-    not made alike (other photos, samples, networks).
+    Figures that are not finite are left out. ValueError for a file of something else, a tokenizer
+    that is in two, or comparisons that were not made alike (other photos, samples, networks).
     """
     found: Found = {}
     facts: dict[str, str] = {}
@@ -78,7 +79,7 @@ def read(files: Sequence[Path]) -> Found:
             record = json.loads(file.read_text())
             figures, own = record["figures"], record["facts"]
             values = {
-                name: {row: float(value["value"]) for row, value in rows.items()}
+                name: {k: x for k, v in rows.items() if isfinite(x := float(v["value"]))}
                 for name, rows in figures.items()
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -88,9 +89,10 @@ def read(files: Sequence[Path]) -> Found:
         own = {name: value for name, value in own.items() if name not in OWN_FACTS}
         _check_alike(files[0], facts or own, file, own)
         facts = facts or own
-        if twice := found.keys() & values.keys():
-            raise ValueError(f"{file}: expected each tokenizer once, found {min(twice)} again")
-        found |= values
+        for name, rows in values.items():
+            if rows in found.values():
+                raise ValueError(f"{file}: expected each tokenizer once, found {name} again")
+            found[f"{file.stem}/{name}" if name in found else name] = rows  # of another seed, say
     return found
 
 

@@ -6,6 +6,7 @@ What a command does is in `commands.py`.
 import argparse
 from pathlib import Path
 
+from semvq.data_grammar import add_assets, add_prepare
 from semvq.grammar_parts import device, overrides, run
 from semvq.sharing_grammar import add_export
 
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _demo(commands)
+    add_prepare(commands)
     _train(commands)
     _encode(commands)
     _reconstruct(commands)
@@ -43,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _probe(commands)
     _table(commands)
     _recipes(commands)
-    _assets(commands)
+    add_assets(commands)
     _convert(commands)
     add_export(commands)
     return top
@@ -266,19 +268,17 @@ def _recipes(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--json", action="store_true")
 
 
-def _assets(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser("assets", help="pretrained weights: list them, fetch them")
-    p.add_argument("action", choices=["list", "fetch"])
-    p.add_argument("names", nargs="*", help="which to fetch (default: those the demo needs)")
-
-
 def _convert(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("convert", help="other people's tokenizer as a run of ours")
     p.add_argument("file", type=Path, help="its weights; diffusers: or the folder with config.json")
     p.add_argument("--from", dest="source", required=True,
-                   choices=["taming", "llamagen", "maskgit", "diffusers"])  # fmt: skip
+                   choices=["taming", "llamagen", "maskgit", "diffusers", "taming-transformer"]
+                   )  # fmt: skip
     p.add_argument("--out", type=Path, required=True, help="run folder, a new one")
     p.add_argument("--config", type=Path, help="diffusers: config.json, if not beside the file")
     p.add_argument(
         "--resolution", type=int, default=256, help="of the images it is for (%(default)s)"
     )
+    p.add_argument("--tokenizer", type=Path, help="transformer: the run of the same file's VQGAN")
+    p.add_argument("--heads", type=int, help="transformer: n_head of its configuration")
+    p.add_argument("--classes", type=int, help="transformer: number of classes, 0 if it has none")

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from semvq.files import read_json
 from semvq.interop.converted import Converted
-from semvq.interop.keys import fill
 from semvq.interop.networks import MINUS_ONE_TO_ONE, ForeignVQGANConfig
 from semvq.interop.opening import open_weights
-from semvq.interop.vqgan_keys import Layout, names, nearest, simplest
+from semvq.interop.vqgan_keys import Layout, fill_vqgan, nearest
 
 LAYOUT = Layout(
     kind="diffusers' VQModel",
@@ -70,7 +69,7 @@ def convert(path: Path, resolution: int, config: Path | None) -> Converted:
     shape = read_settings(settings_file, resolution)
     opened = open_weights(path)
     tensors = _renamed(opened.tensors)
-    tokenizer = fill(simplest(shape), names(LAYOUT, shape), tensors, path, LAYOUT.kind)
+    tokenizer = fill_vqgan(LAYOUT, shape, tensors, path)
     digest = hashlib.sha256(settings_file.read_bytes()).hexdigest()
     return Converted(tokenizer, MINUS_ONE_TO_ONE, opened.sha256, opened.left_out, digest)
 

@@ -1,14 +1,13 @@
-"""From a foreign file's tensors to a tokenizer of ours: every tensor by name, none left over."""
+"""From a foreign file's tensors to a model of ours: every tensor by name, none left over."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from semvq.tokenizer.model import Tokenizer, TokenizerConfig
-
+M = TypeVar("M", bound=nn.Module)
 MAX_NAMED = 3  # tensors in a message, beside the first
 
 
@@ -37,25 +36,19 @@ def size_of(tensors: Mapping[str, Tensor], name: str, path: Path, kind: str) -> 
 
 
 def fill(
-    config: TokenizerConfig,
-    table: Mapping[str, Names],
-    found: Mapping[str, Tensor],
-    path: Path,
-    kind: str,
-) -> Tokenizer:
-    """The tokenizer of `config` with the tensors that `table` gives for each of its own, in fp32.
+    module: M, table: Mapping[str, Names], found: Mapping[str, Tensor], path: Path, kind: str
+) -> M:
+    """`module`, made on the meta device, with the tensors that `table` gives for its own, in fp32.
 
     `kind` is the format in words. ValueError for tensors that are missing, left over, of another
     shape, or not finite numbers, the first of them by name.
     """
-    with torch.device("meta"):
-        tokenizer = config.build()
-    ours = tokenizer.state_dict()
+    ours = module.state_dict()
     assert ours.keys() == table.keys(), sorted(ours.keys() ^ table.keys())
     _check_names(table, found, path, kind)
     state = {name: _joined(ours[name].shape, table[name], found, path, kind) for name in ours}
-    tokenizer.load_state_dict(state, assign=True)
-    return tokenizer.eval()
+    module.load_state_dict(state, assign=True)
+    return module.eval()
 
 
 def _check_names(

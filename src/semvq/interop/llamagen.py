@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from semvq.interop.converted import Converted
-from semvq.interop.keys import fill
 from semvq.interop.networks import MINUS_ONE_TO_ONE
 from semvq.interop.opening import open_weights
-from semvq.interop.vqgan_keys import Layout, names, sizes
+from semvq.interop.vqgan_keys import Layout, fill_vqgan, sizes
 from semvq.rivals.factorized import FactorizedQuantizerConfig
 
 LAYOUT = Layout(
@@ -31,7 +30,7 @@ COUNTER = "quantize.codebook_used"  # what training saw last
 
 def convert(path: Path, resolution: int) -> Converted:
     """The tokenizer in `path`; ValueError where the file is not one, by name of the tensor."""
-    opened = open_weights(path, inside=("model", "ema", "state_dict"))
+    opened = open_weights(path, inside=("ema", "model", "state_dict"))
     tensors = {k: v for k, v in opened.tensors.items() if k != COUNTER}
     found = sizes(LAYOUT, tensors, path, resolution)
     quantizer = FactorizedQuantizerConfig(
@@ -40,5 +39,5 @@ def convert(path: Path, resolution: int) -> Converted:
         factor_dim=found.quantizer.code_dim,
     )
     config = replace(found, code_convs=False, quantizer=quantizer)
-    tokenizer = fill(config, names(LAYOUT, config), tensors, path, LAYOUT.kind)
+    tokenizer = fill_vqgan(LAYOUT, config, tensors, path)
     return Converted(tokenizer, MINUS_ONE_TO_ONE, opened.sha256, opened.left_out)

@@ -6,6 +6,7 @@ The paper's own networks (`tokenizer.conv`), but with images in [0, 1].
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from semvq.interop.converted import Converted
@@ -24,7 +25,10 @@ def convert(path: Path, resolution: int) -> Converted:
     """The tokenizer in `path`; ValueError where the file is not one, by name of the tensor."""
     opened = open_weights(path, inside=("state_dict", "model"))
     config = sizes(opened.tensors, path, resolution)
-    tokenizer = fill(config, names(config), opened.tensors, path, KIND)
+    table = names(config)
+    with torch.device("meta"):
+        tokenizer = config.build()
+    fill(tokenizer, table, opened.tensors, path, KIND)
     return Converted(tokenizer, ZERO_TO_ONE, opened.sha256, opened.left_out)
 
 

@@ -48,7 +48,8 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
         raise FileNotFoundError(f"{path}: expected a file with weights, found none")
     with path.open("rb") as file:
         start = file.read(9)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest() if not file.seek(0) else ""
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     left_out: list[str] = []
     if path.suffix == ".safetensors" or start[8:] == b"{":
         try:
@@ -61,6 +62,13 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
         tree, left_out = _torch_file(path, inside)
     part = next((tree[name] for name in inside if isinstance(tree.get(name), dict)), tree)
     tensors = {str(k): v for k, v in part.items() if isinstance(v, Tensor)}
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            # a few numbers repeated to fill any memory, once the tensor is copied
+            raise ValueError(
+                f"{path}: expected tensors within the file, found {_printable(path, name)} with "
+                f"numbers that are not there; {AGAIN}"
+            )
     if not tensors:
         where = f" or in {' or '.join(inside)}" if inside else ""
         keys = ", ".join(one_line(KeyError(key)) for key in list(tree)[:MAX_NAMED])
@@ -68,11 +76,28 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
             f"{path}: expected tensors by name at its top{where}, found none"
             f"{f' (but {keys})' if keys else ''}; is it of another format? see --from"
         )
+    for name in tensors:
+        _printable(path, name)
     return Opened(tensors, sha256, left_out)
+
+
+def _printable(path: Path, name: str) -> str:
+    """A name as it is, for messages; ValueError where it would write to the terminal otherwise."""
+    if not name.isprintable():
+        raise ValueError(f"{path}: expected names of letters, found {ascii(name)[:80]}; {AGAIN}")
+    return name
 
 
 def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     """Nested dicts of a torch file, and the classes that were left out of it."""
+    if zipfile.is_zipfile(path):  # before torch unpacks what is small in the file and large outside
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _root(path, {info.filename: info for info in archive.infolist()})
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(
+                f"{path}: expected a whole torch checkpoint, found {one_line(error)}; {AGAIN}"
+            ) from None
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = torch.load(path, map_location="cpu", weights_only=True)
@@ -112,7 +137,9 @@ def _in_child(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list
         raise ValueError(
             f"{path}: expected a whole torch checkpoint, found {one_line(error)}; {AGAIN}"
         ) from None
-    return found if first is None else {first: found}, [str(n) for n in record["unknown"]]
+    return found if first is None else {first: found}, [
+        _printable(path, n) for n in record["unknown"]
+    ]
 
 
 def _root(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
@@ -142,7 +169,7 @@ def _described(path: Path, pickled: bytes) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise ValueError(f"{path}: its pickle was not read in {SECONDS} s; {AGAIN}") from None
     if done.returncode:
-        words = " ".join(done.stderr.decode(errors="replace").split())[-300:]
+        words = ascii(" ".join(done.stderr.decode(errors="replace").split())[-300:])[1:-1]
         raise ValueError(
             f"{path}: expected a checkpoint of tensors, found a pickle that makes none "
             f"({words or f'exit {done.returncode}'}); {AGAIN}"
@@ -164,14 +191,14 @@ class _Reader:
             raise ValueError(f"{path}: expected little-endian numbers, found others")
 
     def tensor(self, storage: list, offset: int, size: list[int], stride: list[int]) -> Tensor:
-        """A copy of the view; ValueError where it leaves its storage."""
+        """The view, not a copy: many names may share a storage. ValueError where it leaves it."""
         flat = self._storage(*storage)
         last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
         if min([offset, *size, *stride]) < 0 or (0 not in size and last >= len(flat)):
             raise ValueError(f"{self.path}: expected tensors within the file, found one beyond it")
         if prod(size) > len(flat):
             raise ValueError(f"{self.path}: expected tensors within the file, found a repeated one")
-        return flat.as_strided(size, stride, offset).clone()
+        return flat.as_strided(size, stride, offset)
 
     def _storage(self, dtype: str, key: str, numel: int) -> Tensor:
         if dtype not in DTYPES.values():

@@ -4,13 +4,16 @@ Images in [-1, 1]. The file also holds the losses' networks, which are left out.
 the tensors; the configuration beside the file says nothing more but the resolution.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from semvq.interop.converted import Converted
-from semvq.interop.keys import fill
 from semvq.interop.networks import MINUS_ONE_TO_ONE
 from semvq.interop.opening import open_weights
-from semvq.interop.vqgan_keys import Layout, names, simplest, sizes
+from semvq.interop.vqgan_keys import Layout, fill_vqgan, sizes
+from semvq.tokenizer.model import Tokenizer
 
 LAYOUT = Layout(
     kind="taming's VQGAN",
@@ -24,13 +27,22 @@ LAYOUT = Layout(
     finest_first=True,
 )
 LOSSES = "loss."  # perceptual network and discriminator
+FIRST_STAGE = "first_stage_model."  # the same in the file of a transformer on its codes
 
 
 def convert(path: Path, resolution: int) -> Converted:
-    """The tokenizer in `path`; ValueError where the file is not one, by name of the tensor."""
+    """The tokenizer in `path`, or the one that a transformer's file brings along.
+
+    ValueError where there is none, by name of the tensor.
+    """
     opened = open_weights(path, inside=("state_dict",))
-    tensors = {k: v for k, v in opened.tensors.items() if not k.startswith(LOSSES)}
-    config = sizes(LAYOUT, tensors, path, resolution)
-    table = names(LAYOUT, config)
-    tokenizer = fill(simplest(config), table, tensors, path, LAYOUT.kind)
+    tokenizer = tokenizer_of(opened.tensors, path, resolution)
     return Converted(tokenizer, MINUS_ONE_TO_ONE, opened.sha256, opened.left_out)
+
+
+def tokenizer_of(found: Mapping[str, Tensor], path: Path, resolution: int) -> Tokenizer:
+    """The tokenizer of tensors by their names in `path`; ValueError as `convert`."""
+    lead = FIRST_STAGE if any(name.startswith(FIRST_STAGE) for name in found) else ""
+    own = {k.removeprefix(lead): v for k, v in found.items() if k.startswith(lead)}
+    tensors = {k: v for k, v in own.items() if not k.startswith(LOSSES)}
+    return fill_vqgan(LAYOUT, sizes(LAYOUT, tensors, path, resolution), tensors, path)

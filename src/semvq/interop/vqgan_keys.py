@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from semvq.interop.keys import Names, size_of
+from semvq.interop.keys import Names, fill, size_of
 from semvq.interop.networks import ForeignVQGANConfig
 from semvq.rivals.vqgan import VQGANConfig
+from semvq.tokenizer.model import Tokenizer
 from semvq.tokenizer.norm_silu import norm_groups
 from semvq.tokenizer.quantize import QuantizerConfig, VectorQuantizerConfig
 
@@ -78,6 +80,16 @@ def sizes(
 def nearest(num_codes: int, code_dim: int) -> QuantizerConfig:
     """The plain rule with the losses of VQGAN: no entropy."""
     return VectorQuantizerConfig(num_codes=num_codes, code_dim=code_dim, entropy_weight=0.0)
+
+
+def fill_vqgan(
+    layout: Layout, config: ForeignVQGANConfig, tensors: Mapping[str, Tensor], path: Path
+) -> Tokenizer:
+    """The tokenizer of that shape with the file's tensors; ValueError as `fill`."""
+    table = names(layout, config)
+    with torch.device("meta"):
+        tokenizer = simplest(config).build()
+    return fill(tokenizer, table, tensors, path, layout.kind)
 
 
 def simplest(config: ForeignVQGANConfig) -> ForeignVQGANConfig | VQGANConfig:

@@ -124,7 +124,7 @@ def _lasting(recipe: Recipe, duration: str, **task: Any) -> Recipe:
 
 
 def _for_minutes(recipe: Recipe, duration: str, **task: Any) -> Recipe:
-    """The same, judged and saved four times: at 20 times, judging took as long as training."""
+    """The same, judged and saved four times, and not 20: a run is of minutes."""
     found = _lasting(recipe, duration, **task)
     quarter = "25% of the run"
     return replace(found, loop=replace(found.loop, evaluate_every=quarter, save_every=quarter))

@@ -1,0 +1,73 @@
+"""The miniature's jobs: commands that exist, in an order that works, and an end in any case."""
+
+import csv
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from scripts import miniature, reproduction_plots
+
+from semvq import table_command
+from semvq.grammar import parser
+from semvq.recipes.tables import cells
+
+
+@pytest.fixture
+def options(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    photos = {"data": Path("train"), "val": Path("val.tar")}
+    return Namespace(**photos, out=tmp_path, workers=0, gpus=[""], at_once=1)
+
+
+def test_every_job_is_a_command_and_stands_after_what_it_needs(options):
+    before: set[str] = set()
+    for job in miniature.jobs(options):
+        words = parser().parse_args(job.words)
+        if words.command == "table":
+            assert table_command._chosen(words), job
+        assert set(job.after) <= before and job.name not in before, job
+        before.add(job.name)
+
+
+def test_its_jobs_make_what_they_name(options):
+    for variant, places in (miniature.CLAIMS | miniature.ONE_SEED).items():
+        for table, row in places.items():
+            runs = {cell.run for cell in cells(table, "mini") if cell.row == row}
+            assert f"mini64_{variant}" in runs and f"mini64_{variant}_ar" in runs
+
+
+def worked_off(options, monkeypatch, failing: str) -> dict[str, str]:
+    def do(options, job, gpu):
+        state = "failed" if job.name == failing else "done"
+        (options.out / "jobs" / f"{job.name}.{state}").touch()
+
+    monkeypatch.setattr(miniature, "_do", do)
+    monkeypatch.setattr(miniature.time, "sleep", lambda _: pytest.fail("it waits for ever"))
+    miniature.work(options, "")
+    return {j.name: miniature._state(options, j.name) for j in miniature.jobs(options)}
+
+
+def test_all_is_done_where_nothing_fails(options, monkeypatch):
+    assert set(worked_off(options, monkeypatch, "").values()) == {"done"}
+
+
+def test_what_needs_a_failed_job_is_left_and_all_else_is_done(options, monkeypatch):
+    states = worked_off(options, monkeypatch, "autoencoder-0")
+    assert states["autoencoder-0"] == "failed"
+    assert {n for n, s in states.items() if s == "new"} >= {"low-0", "fig8-0", "numbers-table6-0"}
+    assert states["low-1"] == states["fig8-2"] == states["numbers-fig6-1"] == "done"
+
+
+def test_plots_are_made_of_its_numbers(tmp_path, monkeypatch, capsys):
+    with (tmp_path / "fig6-seed0.csv").open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(("run", "decoder", "metric", "seed", "value"))
+        for variant, rfid, fid in (("low", 9.0, 60.0), ("alpha40", 10.0, 50.0), ("sem", 11, 40)):
+            writer.writerow((f"mini64_{variant}", "", "rFID", 0, rfid))
+            writer.writerow((f"mini64_{variant}_ar", "", "FID", 0, fid))
+    runs = reproduction_plots.by_run(reproduction_plots.numbers(tmp_path))
+    assert runs["mini64_sem", "0"] == {"rFID": 11.0, "AR": 40.0}
+    monkeypatch.setattr("sys.argv", ["plots", str(tmp_path)])
+    reproduction_plots.main()
+    for line in capsys.readouterr().out.split():
+        assert Path(line).read_bytes().startswith(b"\x89PNG")
