@@ -12,8 +12,7 @@ from typing import Any
 from semvq.files import one_line
 from semvq.generators import files as generator_files
 from semvq.generators.base import Generator
-from semvq.interop.hub_folder import PICTURE, README, write_hub_folder
-from semvq.interop.shared_files import MANIFEST, NAMES, check_manifest
+from semvq.interop.shared_files import MANIFEST, NAMES, PICTURE, README, check_manifest
 from semvq.tokenizer import files as tokenizer_files
 from semvq.tokenizer.model import Tokenizer
 
@@ -86,6 +85,8 @@ def push_to_hub(source: Path | str, name: str, *, private: bool = True, **card: 
     with TemporaryDirectory() as temporary:
         folder = source
         if not (source / MANIFEST).is_file():
+            from semvq.interop.hub_folder import write_hub_folder  # inside: loading needs no images
+
             folder = Path(temporary) / "folder"
             write_hub_folder(source, folder, **card)
         elif card:

@@ -17,11 +17,10 @@ from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
 from semvq.interop.card import Model, card, read_figures
 from semvq.interop.packaged import NUM_PHOTOS, packaged_photos
-from semvq.interop.shared_files import RECIPE, check_new, sha256_of, write_manifest
+from semvq.interop.shared_files import PICTURE, README, RECIPE, check_new, sha256_of, write_manifest
 from semvq.tokenizer.files import load_tokenizer
 from semvq.tokenizer.model import Tokenizer
 
-README, PICTURE = "README.md", "picture.png"
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from semvq.files import CONFIG, WEIGHTS, read_json, reading, write_atomically
 
 MANIFEST, RECIPE = "manifest.json", "recipe.json"
+README, PICTURE = "README.md", "picture.png"  # for people, and free to change
 FORMAT = "semvq files 1"
 NAMES = (WEIGHTS, CONFIG, RECIPE)  # what a manifest may name, and all that is ever fetched
 AGAIN = "get it again from where it was published"
