@@ -169,6 +169,21 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     assert files(tmp_path / "out") == before
 
 
+def test_only_temporary_files_of_our_shards_are_removed(tmp_path, capsys):
+    source, out = photos(tmp_path / "photos"), tmp_path / "out"
+    ours = [".train-00001.tar.77", ".manifest.json.77", ".prepare/.train-00001.json.77"]
+    theirs = [".x.123", ".notes.2024", ".train.7", ".other-00001.tar.7", ".prepare/.x.123"]
+    (out / ".prepare").mkdir(parents=True)
+    for name in [*ours, *theirs]:
+        (out / name).write_text("words")
+    small(source, out)
+    assert [x for x in [*ours, *theirs] if (out / x).exists()] == theirs
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text("{}")
+    line = refused(capsys, source, tmp_path / "site", "--size", 16, "--workers", 0)
+    assert "expected an empty folder" in line and "manifest.json" in line
+
+
 def test_a_broken_image_is_left_out_and_named(tmp_path, capsys):
     source = photos(tmp_path / "photos", per_class=8)
     (source / "red" / "3.png").write_bytes(b"no image")

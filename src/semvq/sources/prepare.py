@@ -47,13 +47,15 @@ def prepare(
     """
     if not 1 <= per_shard <= MAX_SHARD:
         raise ValueError(f"--shard: expected 1 to {MAX_SHARD} images, found {per_shard}")
-    if not (out / RECORDS).exists() and (found := sorted(out.glob("*.tar"))):
+    if not (out / RECORDS).exists() and (
+        found := sorted([*out.glob("*.tar"), *out.glob(MANIFEST)])
+    ):
         raise ValueError(
             f"{out}: expected an empty folder or one that `semvq prepare` began, found "
             f"{found[0].name}"
         )
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
-    clean(out)
+    clean(out, sources)
     for split, (_, source) in sources.items():
         plan = asdict(how) | {"shard": per_shard, "source": source.fingerprint}
         keep_plan(out, split, plan)

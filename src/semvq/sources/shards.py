@@ -6,8 +6,9 @@ as its record says; the records stay in `.prepare/`, for that and for the duplic
 
 import io
 import json
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from itertools import islice
@@ -139,11 +140,16 @@ def _fill(file: IO[bytes], shard: Shard, results: Iterator[Done], count: Count) 
             count.add(1, [])
 
 
-def clean(folder: Path) -> None:
-    """Remove what a killed run had not finished."""
-    for place in (folder, folder / RECORDS):
+def clean(folder: Path, splits: Iterable[str]) -> None:
+    """Remove what a killed run had not finished: temporary files of its shards and records."""
+    of = "|".join(map(re.escape, splits))
+    ours = {
+        folder: rf"\.((?:{of})-[0-9]{{5}}\.tar|manifest\.json)\.[0-9]+",
+        folder / RECORDS: rf"\.(?:{of})(-[0-9]{{5}})?\.json\.[0-9]+",
+    }
+    for place, pattern in ours.items():
         for path in place.glob(".*.*"):
-            if path.is_file() and path.suffix[1:].isdigit():
+            if re.fullmatch(pattern, path.name) and path.is_file():
                 path.unlink()
 
 
