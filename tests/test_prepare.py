@@ -355,6 +355,14 @@ def broken(tmp_path: Path, kind: str) -> str:
         (tmp_path / "db").mkdir()
         (tmp_path / "db" / "data.mdb").write_bytes(b"x" * 9000)
         return str(tmp_path / "db")
+    if kind == "a database cut short":
+        path = Path(database(tmp_path))
+        os.truncate(path / "data.mdb", (path / "data.mdb").stat().st_size - 4096)
+        return str(path)
+    if kind == "a database's head":
+        path = Path(database(tmp_path))
+        os.truncate(path / "data.mdb", 8192)
+        return str(path)
     if kind == "no parquet":
         (tmp_path / "a.parquet").write_bytes(b"x" * 9000)
         return str(tmp_path / "a.parquet")
@@ -388,6 +396,8 @@ def broken(tmp_path: Path, kind: str) -> str:
         ("mnist/mnist", "give hf://datasets/mnist/mnist"),
         ("a tar cut short", "a.tar: expected a whole, uncompressed tar file"),
         ("no database", "db: expected an LMDB database of images"),
+        ("a database cut short", "it was cut short; get it again"),
+        ("a database's head", "found 8192: it was cut short; get it again"),
         ("two databases", "expected one database"),
         ("parquet and images", "expected parquet files or images, found both ("),
         ("no parquet", "a.parquet: expected parquet files of images, found"),
