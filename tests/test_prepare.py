@@ -318,12 +318,31 @@ def test_names_that_differ_in_their_extension_stay_apart(tmp_path):
         (["crane", "crane"], ["0 crane", "1 crane"]),
         ([str(i) for i in range(11)], [f"{i:05d}" for i in range(11)]),
         (["a/b", ".c"], ["0 a_b", "1 _c"]),
+        (["3", "1", "2"], ["0 3", "1 1", "2 2"]),
+        (["2", "1", "01"], ["0 2", "1 1", "2 01"]),
+        (["²", "1"], ["0 ²", "1 1"]),
     ],
 )
 def test_folders_keep_the_numbers_of_classes(names, folders):
     found = class_folders(names)
     assert found == sorted(found) and len(found) == len(names)
     assert found == folders
+
+
+def test_numbers_as_text_keep_their_order(tmp_path):
+    labels = [["10", "9", "100"][i % 3] for i in range(24)]
+    np.savez(tmp_path / "text.npz", pixels(tmp_path), np.array(labels))
+    small(tmp_path / "text.npz", tmp_path / "out")
+    assert ImageSet.open(tmp_path / "out").classes == ("00009", "00010", "00100")
+
+
+@pytest.mark.parametrize("label", [b".", b"..", b"a/b", b"../x", b"a[2J", b"123456"])
+def test_a_class_that_makes_no_folder_is_refused(tmp_path, capsys, label):
+    members = [("a/7.png", encoded(tmp_path)[0][1]), ("a/7.cls", label)]
+    (tmp_path / "odd.tar").write_bytes(tar_bytes(members))
+    line = refused(capsys, tmp_path / "odd.tar", tmp_path / "out", "--size", 16, "--workers", 0)
+    assert "odd.tar" in line and "a/7." in line and "expected" in line and "class" in line
+    assert "" not in line and not list((tmp_path / "out").glob("*.tar"))
 
 
 def test_patterns_and_keys():

@@ -139,7 +139,11 @@ def _key(name: str) -> str:
 
 def _class(tar: Path, name: str, content: bytes) -> bytes:
     found = content.strip()
-    if not found or len(content) > _MAX_CLASS or set(found) & set(b"/\n\0"):
+    if (
+        found in (b"", b".", b"..")
+        or len(content) > _MAX_CLASS
+        or set(found) & {*range(32), 127, *b"/"}
+    ):
         raise ValueError(f"{tar}: {name}: expected a class's number or name, found {found[:40]!r}")
     return found
 

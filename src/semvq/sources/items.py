@@ -20,6 +20,7 @@ from semvq.files import one_line
 
 Place = tuple[int, int]  # (file of the source, image in it)
 START: Place = (0, 0)
+DIGITS = re.compile("[0-9]+")
 Content = bytes | np.ndarray  # an encoded image, or pixels uint8 (H, W, 3)
 
 
@@ -142,14 +143,16 @@ def _short(name: str) -> int:
 def class_folders(names: Sequence[str]) -> list[str]:
     """Folders for classes 0, 1, …, so named that their sorted order is that of the numbers.
 
-    They are the names where these are sorted; numbers as names get five digits; else the number
-    goes before the name.
+    They are the names where these are sorted; ascending numbers as names get five digits; else the
+    number goes before the name.
     """
     found = [safe(name) for name in names]
     if found == sorted(set(found)):
         return found
-    if all(name.isdigit() and len(name) <= 5 for name in found):
-        return [numbered(int(name)) for name in found]
+    if all(DIGITS.fullmatch(name) and len(name) <= 5 for name in found):
+        filled = [numbered(int(name)) for name in found]
+        if filled == sorted(set(filled)):
+            return filled
     width = len(str(len(found) - 1))
     return [f"{i:0{width}d} {name}" for i, name in enumerate(found)]
 
@@ -163,7 +166,7 @@ def numbered(label: int) -> str:
 
 def safe(name: str) -> str:
     """A class's name as that of a folder."""
-    found = re.sub(r"[/\0\r\n]", "_", name.strip())
+    found = re.sub(r"[/\x00-\x1f\x7f]", "_", name.strip())
     return "_" + found.lstrip(".") if found.startswith(".") or not found else found
 
 
