@@ -30,7 +30,16 @@ from semvq.training.journal import read_log
 from semvq.training.runs import train_recipe
 from tests.forks import start
 from tests.shrinking import shrink
-from tests.source_cases import SOURCES, database, encoded, parquet, pixels, tar_bytes, web_shards
+from tests.source_cases import (
+    SOURCES,
+    database,
+    encoded,
+    parquet,
+    pixels,
+    table,
+    tar_bytes,
+    web_shards,
+)
 from tests.toy import SIDE, photos
 
 
@@ -489,6 +498,38 @@ def test_images_and_labels_that_are_not_there(tmp_path, capsys):
     small(path, tmp_path / "one")
     facts = manifest(tmp_path / "one")["splits"]["train"]
     assert facts["classes"] == ["x"] and "found only the path elsewhere/5.png" in facts["bad"][0]
+
+
+def noted(found: pa.Table, features: dict) -> pa.Table:
+    return found.replace_schema_metadata({"huggingface": json.dumps({"info": features})})
+
+
+def test_a_column_of_lists_beside_the_images(tmp_path, capsys):
+    images = [{"bytes": data, "path": None} for _, data in encoded(tmp_path)]
+    features = {"image": {"_type": "Image"}, "captions": [{"_type": "Value", "dtype": "string"}]}
+    found = pa.table({"image": images, "captions": [["a", "b"]] * 24})
+    path = tmp_path / "some.parquet"
+    pq.write_table(noted(found, {"features": features}), path)
+    small(path, tmp_path / "out")
+    assert len(ImageSet.open(tmp_path / "out")) == 24
+    arguments = ["--size", 16, "--workers", 0, "--image-column", "captions"]
+    line = refused(capsys, path, tmp_path / "b", *arguments)
+    assert "some.parquet: expected encoded images in the column 'captions', found list<" in line
+    pq.write_table(noted(found, ["odd"]), path)
+    small(path, tmp_path / "plain")
+
+
+def test_files_of_different_classes_are_refused(tmp_path, capsys):
+    for config, names in (("large", ["ant", "bee", "cow"]), ("small", ["cat", "dog", "eel"])):
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        (tmp_path / "hub" / config).mkdir(parents=True)
+        path = tmp_path / "hub" / config / "train-00000-of-00001.parquet"
+        pq.write_table(noted(table(tmp_path), {"features": features}), path)
+    line = refused(capsys, tmp_path / "hub", tmp_path / "out", "--size", 16, "--workers", 0)
+    assert "small/train-00000-of-00001.parquet: expected the classes of" in line
+    assert "(ant, bee, cow), found cat, dog, eel; give the files of one configuration" in line
+    small(tmp_path / "hub" / "small" / "*.parquet", tmp_path / "small")
+    assert ImageSet.open(tmp_path / "small").classes == ("cat", "dog", "eel")
 
 
 def test_the_same_name_in_two_shards_is_refused(tmp_path, capsys):
