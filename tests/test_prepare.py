@@ -207,6 +207,21 @@ def test_a_broken_image_is_left_out_and_named(tmp_path, capsys):
     assert len(ImageSet.open(tmp_path / "other")) == 23
 
 
+def test_names_do_not_reach_the_terminal_as_they_are(tmp_path, capsys):
+    images = [(f"{i}\x1b[2J\nx\udc80.png", data) for i, (_, data) in enumerate(encoded(tmp_path))]
+    images[3] = images[3][0], b"no image"
+    (tmp_path / "odd.tar").write_bytes(tar_bytes(images))
+    small(tmp_path / "odd.tar", tmp_path / "out", "--split", f"val={tmp_path / 'odd.tar'}")
+    said = capsys.readouterr()
+    assert "left out 1" in said.err and "are in an earlier split too: train: 0" in said.err
+    assert "\\x1b[2J x\\udc80" in said.err and "\x1b" not in said.err + said.out
+    assert len(said.err.splitlines()) == 3 and len(said.out.splitlines()) == 3
+    images[4] = images[4][0], b"no image"
+    (tmp_path / "odd.tar").write_bytes(tar_bytes(images))
+    line = refused(capsys, tmp_path / "odd.tar", tmp_path / "b", "--size", 16, "--workers", 0)
+    assert "2 of 24 images cannot be read" in line and "\x1b" not in line
+
+
 def test_a_last_shard_of_bad_images_alone_is_no_tar(tmp_path):
     source = photos(tmp_path / "photos")
     (source / "red" / "9.png").write_bytes(b"")
@@ -317,6 +332,10 @@ def test_names_that_differ_in_their_extension_stay_apart(tmp_path):
     images = ImageSet.open(tmp_path / "out")
     names = [images.name(i) for i in range(len(images))]
     assert len(names) == 25 and {"red/1_jpg.png", "red/1_png.png", "red/2.png"} <= set(names)
+    for name in ("a.b.png", "a_b.png", "1_png.png"):
+        shutil.copy(source / "red" / "1.png", source / "red" / name)
+    small(source, tmp_path / "more")
+    assert len(ImageSet.open(tmp_path / "more")) == 28
 
 
 @pytest.mark.parametrize(
@@ -538,6 +557,14 @@ def test_the_same_name_in_two_shards_is_refused(tmp_path, capsys):
     pattern = tmp_path / "web-{000..002}.tar"
     line = refused(capsys, pattern, tmp_path / "out", "--size", 16, "--workers", 0)
     assert "expected images of different names, found two '00000/000000'" in line
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    for name in ("web-003.tar", "web-004.tar"):
+        shutil.copy(tmp_path / "web-000.tar", tmp_path / name)
+    pattern = tmp_path / "web-{000..004}.tar"
+    arguments = ["--size", 16, "--workers", 0, "--shard", 12]
+    for _ in range(2):  # as early as the shard that has it
+        assert "found two '" in refused(capsys, pattern, tmp_path / "early", *arguments)
+        assert len(list((tmp_path / "early").glob("*.tar"))) == 3
 
 
 PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text()

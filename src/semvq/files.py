@@ -77,8 +77,14 @@ def reading(path: Path) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """What an error says, without line breaks and not without end."""
-    line = " ".join(str(error).split())
+    line = printable(str(error))
     return line if len(line) <= MAX_LINE else line[:MAX_LINE] + " …"
+
+
+def printable(text: str) -> str:
+    """A stranger's words on one line; what a terminal would obey is spelt out, such as \\x1b."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def flush(path: Path) -> None:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from semvq.files import printable
 from semvq.sources.cutting import Cut, processes
 from semvq.sources.items import Listed, Renamed, Source, read_class_names, read_names
 from semvq.sources.opening import one_source, open_sources
@@ -83,7 +84,7 @@ def _report(out: Path, manifest: dict[str, Any]) -> None:
         print(f"{split}: {facts['images']} images{of} in {num} shards")
         if bad := facts["bad"]:
             more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-            named = "; ".join(bad[:MAX_NAMED]) + more
+            named = printable("; ".join(bad[:MAX_NAMED])) + more
             print(f"left out {len(bad)} that cannot be read: {named}", file=sys.stderr)
     twice = manifest["duplicates"]
     for split, num in twice["within"].items():
@@ -91,7 +92,7 @@ def _report(out: Path, manifest: dict[str, Any]) -> None:
             print(f"{split}: {num} images repeat an earlier one, pixel by pixel", file=sys.stderr)
     for split, num in twice["across"].items():
         if num:
-            which = ", ".join(_first_across(twice["groups"]))
+            which = printable(", ".join(_first_across(twice["groups"])))
             print(f"{split}: {num} images are in an earlier split too: {which}", file=sys.stderr)
     splits = list(manifest["splits"])
     if len(splits) == 1:

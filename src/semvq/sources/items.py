@@ -117,22 +117,33 @@ def stem(name: str) -> str:
 
 
 def keys(names: Iterable[str], num: int) -> Callable[[str, int], str]:
-    """(name, its number) -> the name of the item; the extension stays where two differ in it alone.
+    """(name, its number) -> the name of the item.
 
-    `num` names are looked at once and kept as 8 bytes each.
+    The extension stays where two differ in it alone. Names that would still be one, such as
+    `a.b.png` and `a_b.png`, get 16 digits of their own behind. `num` names are looked at once and
+    kept as 16 bytes each.
     """
-    hashes = np.empty(num, np.uint64)
+    hashes = np.empty((2, num), np.uint64)
     for i, name in enumerate(names):
-        hashes[i] = _short(stem(name))
-    values, counts = np.unique(hashes, return_counts=True)
-    twins = set(values[counts > 1].tolist())
+        hashes[:, i] = _short(stem(name)), _short(_with_extension(name))
+    is_twin = _repeats(hashes[0])
+    still = _repeats(np.where(is_twin, hashes[1], hashes[0]))
 
     def key(name: str, number: int) -> str:
-        found = stem(name)
-        is_twin = int(hashes[number]) in twins
-        return found + "_" + os.path.splitext(name)[1][1:] if is_twin else found
+        found = _with_extension(name) if is_twin[number] else stem(name)
+        return f"{found}_{_short(name):016x}" if still[number] else found
 
     return key
+
+
+def _with_extension(name: str) -> str:
+    return stem(name) + "_" + os.path.splitext(name)[1][1:]
+
+
+def _repeats(values: np.ndarray) -> np.ndarray:
+    """Which values are there more than once: bool, one each."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts > 1)[inverse]
 
 
 def _short(name: str) -> int:

@@ -61,8 +61,9 @@ def prepare(
         keep_plan(out, split, plan)
     splits = {}
     for split, (name, source) in sources.items():
-        count = Count(name, source.num)
-        for _ in _shards(out, split, source, how, per_shard, pool, count):
+        count, known = Count(name, source.num), np.empty(0, np.uint64)
+        for shard in _shards(out, split, source, how, per_shard, pool, count):
+            known = _with_names(known, shard, out, split)
             if tell:
                 tell(split, count.seen, source.num)
         count.end()
@@ -98,7 +99,7 @@ def _shards(
 
 
 def _facts(out: Path, split: str) -> dict[str, Any]:
-    """What the manifest says of a split. ValueError for names that do not make an `ImageSet`."""
+    """What the manifest says of a split. ValueError for images in a class beside others."""
     rows: list[dict[str, Any]] = []
     bad: list[str] = []
     classes: set[str] = set()
@@ -119,10 +120,22 @@ def _facts(out: Path, split: str) -> dict[str, Any]:
             f"{split}: expected every image in a class or none, found '{loose}' beside the class "
             f"'{min(classes)}'"
         )
-    for group in _repeated(out, [split], lambda shard: shard.names)[1]:
-        raise ValueError(f"{split}: expected images of different names, found two '{group[0][1]}'")
     images = sum(row["images"] for row in rows)
     return {"images": images, "classes": sorted(classes), "bad": bad, "shards": rows}
+
+
+def _with_names(known: np.ndarray, shard: Shard, out: Path, split: str) -> np.ndarray:
+    """The hashes of a split's names (sorted uint64), with a shard's. ValueError for one twice."""
+    new = np.sort(np.array([_hash(name) for name in shard.names], np.uint64))
+    at = np.searchsorted(known, new)
+    is_old = np.isin(new, known[at[at < len(known)]])
+    if is_old.any() or (new[1:] == new[:-1]).any():
+        for group in _repeated(out, [split], lambda shard: shard.names)[1]:
+            raise ValueError(
+                f"{split}: expected images of different names, found two '{group[0][1]}' (a dot in "
+                "a name counts as '_'); name the files apart, and give another OUT"
+            )
+    return np.insert(known, at, new)
 
 
 def _duplicates(out: Path, splits: list[str]) -> dict[str, Any]:
