@@ -1,5 +1,6 @@
 """`semvq prepare`: every source trains, and a run that was stopped ends as if it had not been."""
 
+import errno
 import json
 import os
 import shlex
@@ -24,7 +25,7 @@ from semvq.data.pixels import crop_resize
 from semvq.recipes import find_recipe
 from semvq.sources.items import START, class_folders, read_class_names, stem
 from semvq.sources.opening import open_sources
-from semvq.sources.parquet import Columns
+from semvq.sources.parquet import Columns, parquet_files
 from semvq.sources.tars import expand
 from semvq.training.journal import read_log
 from semvq.training.runs import train_recipe
@@ -222,6 +223,30 @@ def test_names_do_not_reach_the_terminal_as_they_are(tmp_path, capsys):
     assert "2 of 24 images cannot be read" in line and "\x1b" not in line
 
 
+def test_a_disk_that_fails_is_no_bad_image(tmp_path, capsys, monkeypatch):
+    source, read = photos(tmp_path / "photos"), Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "5.png":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        line = refused(capsys, source, tmp_path / "out", "--size", SIDE, "--shard", 10)
+    assert "5.png: Input/output error; see to it and run the same command again" in line
+    small(source, tmp_path / "out")
+    assert manifest(tmp_path / "out")["splits"]["train"]["images"] == 24
+
+
+def test_records_of_any_size_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("semvq.files.MAX_CONFIG", 300)
+    source = photos(tmp_path / "photos")
+    for _ in range(2):
+        small(source, tmp_path / "out")
+        assert manifest(tmp_path / "out")["splits"]["train"]["images"] == 24
+
+
 def test_a_last_shard_of_bad_images_alone_is_no_tar(tmp_path):
     source = photos(tmp_path / "photos")
     (source / "red" / "9.png").write_bytes(b"")
@@ -262,6 +287,11 @@ def test_a_data_set_with_splits_gives_all_of_them(tmp_path, capsys):
         source / "data" / "validation-*.parquet", tmp_path / "alone", "--split", f"train={source}"
     )
     assert list(manifest(tmp_path / "alone")["splits"]) == ["validation", "train"]
+    shutil.copytree(source, tmp_path / "test" / "set")
+    for path in (tmp_path / "test" / "set" / "data").iterdir():
+        path.rename(path.with_name(f"{len(path.name)}.parquet"))
+    for given in ("test/set", "test/set/data", "test/set/data/*.parquet"):
+        assert list(parquet_files(str(tmp_path / given))) == ["train"]
     line = refused(capsys, source, tmp_path / "b", "--size", 16, "--split", f"val={source}")
     assert "expected one split or one called 'val', found train, validation" in line
 
@@ -488,6 +518,7 @@ def test_options_that_mean_nothing_are_refused(tmp_path, capsys):
         (["--size", 16, "--workers", -1], "--workers"),
         (["--size", 16, "--split", "val"], "--split: expected NAME=SOURCE"),
         (["--size", 16, "--split", f"train={source}"], "--split: expected a split beside train"),
+        (["--size", 16, "--split", f"heldout={source}"], "train, val or test, found 'heldout'"),
     ):
         assert message in refused(capsys, source, out, *arguments)
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from semvq.data.shards import SPLITS
 from semvq.files import printable
 from semvq.sources.cutting import Cut, processes
 from semvq.sources.items import Listed, Renamed, Source, read_class_names, read_names
@@ -48,6 +49,13 @@ def _sources(options: Namespace) -> dict[str, tuple[str, Source]]:
         if split in found:
             raise ValueError(f"--split: expected a split beside {', '.join(found)}, found '{text}'")
         found[split] = (source, one_source(source, split, columns))
+    for split in found if len(found) > 1 else ():
+        if not set(re.split(r"[^a-z]+", split.lower())) & SPLITS:  # as training tells them apart
+            raise ValueError(
+                f"{options.out}: expected splits called train, val or test, found '{split}', which "
+                "--data would take in with the others; call it so with --split, or give it an OUT "
+                "of its own"
+            )
     if options.val_list:
         found = _held_out(found, options.val_list)
     if options.class_names:

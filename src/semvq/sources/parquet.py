@@ -144,7 +144,9 @@ def parquet_files(source: str) -> dict[str, list[str]]:
 
 
 def _split(file: str, source: str) -> str:
-    inside = PurePosixPath(file[len(source) :] if file.startswith(source) else file)
+    # what a pattern's files have in common says no more than the folder that is a source would
+    fixed = source.partition("*")[0].rpartition("/")[0] + "/" if "*" in source else source
+    inside = PurePosixPath(file[len(fixed) :] if file.startswith(fixed) else file)
     name = PurePosixPath(file).stem
     if numbers := re.fullmatch(r"(\w+)-\d+-of-\d+(-\w+)?", name):
         return numbers[1]

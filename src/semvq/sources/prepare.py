@@ -67,7 +67,13 @@ def prepare(
             if tell:
                 tell(split, count.seen, source.num)
         count.end()
-        splits[split] = {"source": name, "fingerprint": source.fingerprint} | _facts(out, split)
+        facts = _facts(out, split)
+        if (good := count.seen - count.bad) != facts["images"]:
+            raise ValueError(
+                f"{out}: expected records of {good} images for '{split}', found {facts['images']}; "
+                "run the same command again"
+            )
+        splits[split] = {"source": name, "fingerprint": source.fingerprint} | facts
     manifest = {
         "format": FORMAT,
         **asdict(how),
