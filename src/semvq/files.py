@@ -75,16 +75,13 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks and not without end."""
-    line = printable(str(error))
-    return line if len(line) <= MAX_LINE else line[:MAX_LINE] + " …"
+def one_line(words: object, most: int = MAX_LINE) -> str:
+    """A stranger's words (or an error's) on one line, of `most` letters and a mark at the end.
 
-
-def printable(text: str) -> str:
-    """A stranger's words on one line; what a terminal would obey is spelt out, such as \\x1b."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    What a terminal would obey is spelt out, such as \\x1b.
+    """
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(words).split()))
+    return line if len(line) <= most else line[:most] + " …"
 
 
 def flush(path: Path) -> None:

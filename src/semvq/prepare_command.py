@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semvq.data.shards import SPLITS
-from semvq.files import printable
+from semvq.files import one_line
 from semvq.sources.cutting import Cut, processes
 from semvq.sources.items import Listed, Renamed, Source, read_class_names, read_names
 from semvq.sources.opening import one_source, open_sources
@@ -92,7 +92,7 @@ def _report(out: Path, manifest: dict[str, Any]) -> None:
         print(f"{split}: {facts['images']} images{of} in {num} shards")
         if bad := facts["bad"]:
             more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-            named = printable("; ".join(bad[:MAX_NAMED])) + more
+            named = one_line("; ".join(bad[:MAX_NAMED]), 2000) + more
             print(f"left out {len(bad)} that cannot be read: {named}", file=sys.stderr)
     twice = manifest["duplicates"]
     for split, num in twice["within"].items():
@@ -100,7 +100,7 @@ def _report(out: Path, manifest: dict[str, Any]) -> None:
             print(f"{split}: {num} images repeat an earlier one, pixel by pixel", file=sys.stderr)
     for split, num in twice["across"].items():
         if num:
-            which = printable(", ".join(_first_across(twice["groups"])))
+            which = one_line(", ".join(_first_across(twice["groups"])), 2000)
             print(f"{split}: {num} images are in an earlier split too: {which}", file=sys.stderr)
     splits = list(manifest["splits"])
     if len(splits) == 1:

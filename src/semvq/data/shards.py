@@ -139,11 +139,8 @@ def _key(name: str) -> str:
 
 def _class(tar: Path, name: str, content: bytes) -> bytes:
     found = content.strip()
-    if (
-        found in (b"", b".", b"..")
-        or len(content) > _MAX_CLASS
-        or set(found) & {*range(32), 127, *b"/"}
-    ):
+    # nothing, `.` and `..`, or what no folder is called
+    if len(content) > _MAX_CLASS or re.search(rb"^\.{0,2}$|[/\x00-\x1f\x7f]", found):
         raise ValueError(f"{tar}: {name}: expected a class's number or name, found {found[:40]!r}")
     return found
 
