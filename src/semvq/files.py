@@ -76,10 +76,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def one_line(words: object, most: int = MAX_LINE) -> str:
-    """A stranger's words (or an error's) on one line, of `most` letters and a mark at the end.
-
-    What a terminal would obey is spelt out, such as \\x1b.
-    """
+    """Any words on one line, cut to `most` letters; what a terminal would obey is spelt out."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(words).split()))
     return line if len(line) <= most else line[:most] + " …"
 
