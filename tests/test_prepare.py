@@ -1,5 +1,6 @@
 """`semvq prepare`: every source trains, and a run that was stopped ends as if it had not been."""
 
+import errno
 import json
 import os
 import shlex
@@ -24,13 +25,22 @@ from semvq.data.pixels import crop_resize
 from semvq.recipes import find_recipe
 from semvq.sources.items import START, class_folders, read_class_names, stem
 from semvq.sources.opening import open_sources
-from semvq.sources.parquet import Columns
+from semvq.sources.parquet import Columns, parquet_files
 from semvq.sources.tars import expand
 from semvq.training.journal import read_log
 from semvq.training.runs import train_recipe
 from tests.forks import start
 from tests.shrinking import shrink
-from tests.source_cases import SOURCES, database, encoded, parquet, pixels, tar_bytes, web_shards
+from tests.source_cases import (
+    SOURCES,
+    database,
+    encoded,
+    parquet,
+    pixels,
+    table,
+    tar_bytes,
+    web_shards,
+)
 from tests.toy import SIDE, photos
 
 
@@ -169,6 +179,21 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     assert files(tmp_path / "out") == before
 
 
+def test_only_temporary_files_of_our_shards_are_removed(tmp_path, capsys):
+    source, out = photos(tmp_path / "photos"), tmp_path / "out"
+    ours = [".train-00001.tar.77", ".manifest.json.77", ".prepare/.train-00001.json.77"]
+    theirs = [".x.123", ".notes.2024", ".train.7", ".other-00001.tar.7", ".prepare/.x.123"]
+    (out / ".prepare").mkdir(parents=True)
+    for name in [*ours, *theirs]:
+        (out / name).write_text("words")
+    small(source, out)
+    assert [x for x in [*ours, *theirs] if (out / x).exists()] == theirs
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text("{}")
+    line = refused(capsys, source, tmp_path / "site", "--size", 16, "--workers", 0)
+    assert "expected an empty folder" in line and "manifest.json" in line
+
+
 def test_a_broken_image_is_left_out_and_named(tmp_path, capsys):
     source = photos(tmp_path / "photos", per_class=8)
     (source / "red" / "3.png").write_bytes(b"no image")
@@ -181,6 +206,45 @@ def test_a_broken_image_is_left_out_and_named(tmp_path, capsys):
     facts = manifest(tmp_path / "other")["splits"]["train"]
     assert facts["images"] == 23 and "red/3.png: expected JPEG" in facts["bad"][0]
     assert len(ImageSet.open(tmp_path / "other")) == 23
+
+
+def test_names_do_not_reach_the_terminal_as_they_are(tmp_path, capsys):
+    images = [(f"{i}\x1b[2J\nx\udc80.png", data) for i, (_, data) in enumerate(encoded(tmp_path))]
+    images[3] = images[3][0], b"no image"
+    (tmp_path / "odd.tar").write_bytes(tar_bytes(images))
+    small(tmp_path / "odd.tar", tmp_path / "out", "--split", f"val={tmp_path / 'odd.tar'}")
+    said = capsys.readouterr()
+    assert "left out 1" in said.err and "are in an earlier split too: train: 0" in said.err
+    assert "\\x1b[2J x\\udc80" in said.err and "\x1b" not in said.err + said.out
+    assert len(said.err.splitlines()) == 3 and len(said.out.splitlines()) == 3
+    images[4] = images[4][0], b"no image"
+    (tmp_path / "odd.tar").write_bytes(tar_bytes(images))
+    line = refused(capsys, tmp_path / "odd.tar", tmp_path / "b", "--size", 16, "--workers", 0)
+    assert "2 of 24 images cannot be read" in line and "\x1b" not in line
+
+
+def test_a_disk_that_fails_is_no_bad_image(tmp_path, capsys, monkeypatch):
+    source, read = photos(tmp_path / "photos"), Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "5.png":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        line = refused(capsys, source, tmp_path / "out", "--size", SIDE, "--shard", 10)
+    assert "5.png: Input/output error; see to it and run the same command again" in line
+    small(source, tmp_path / "out")
+    assert manifest(tmp_path / "out")["splits"]["train"]["images"] == 24
+
+
+def test_records_of_any_size_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("semvq.files.MAX_CONFIG", 300)
+    source = photos(tmp_path / "photos")
+    for _ in range(2):
+        small(source, tmp_path / "out")
+        assert manifest(tmp_path / "out")["splits"]["train"]["images"] == 24
 
 
 def test_a_last_shard_of_bad_images_alone_is_no_tar(tmp_path):
@@ -223,6 +287,11 @@ def test_a_data_set_with_splits_gives_all_of_them(tmp_path, capsys):
         source / "data" / "validation-*.parquet", tmp_path / "alone", "--split", f"train={source}"
     )
     assert list(manifest(tmp_path / "alone")["splits"]) == ["validation", "train"]
+    shutil.copytree(source, tmp_path / "test" / "set")
+    for path in (tmp_path / "test" / "set" / "data").iterdir():
+        path.rename(path.with_name(f"{len(path.name)}.parquet"))
+    for given in ("test/set", "test/set/data", "test/set/data/*.parquet"):
+        assert list(parquet_files(str(tmp_path / given))) == ["train"]
     line = refused(capsys, source, tmp_path / "b", "--size", 16, "--split", f"val={source}")
     assert "expected one split or one called 'val', found train, validation" in line
 
@@ -293,6 +362,10 @@ def test_names_that_differ_in_their_extension_stay_apart(tmp_path):
     images = ImageSet.open(tmp_path / "out")
     names = [images.name(i) for i in range(len(images))]
     assert len(names) == 25 and {"red/1_jpg.png", "red/1_png.png", "red/2.png"} <= set(names)
+    for name in ("a.b.png", "a_b.png", "1_png.png"):
+        shutil.copy(source / "red" / "1.png", source / "red" / name)
+    small(source, tmp_path / "more")
+    assert len(ImageSet.open(tmp_path / "more")) == 28
 
 
 @pytest.mark.parametrize(
@@ -303,12 +376,31 @@ def test_names_that_differ_in_their_extension_stay_apart(tmp_path):
         (["crane", "crane"], ["0 crane", "1 crane"]),
         ([str(i) for i in range(11)], [f"{i:05d}" for i in range(11)]),
         (["a/b", ".c"], ["0 a_b", "1 _c"]),
+        (["3", "1", "2"], ["0 3", "1 1", "2 2"]),
+        (["2", "1", "01"], ["0 2", "1 1", "2 01"]),
+        (["²", "1"], ["0 ²", "1 1"]),
     ],
 )
 def test_folders_keep_the_numbers_of_classes(names, folders):
     found = class_folders(names)
     assert found == sorted(found) and len(found) == len(names)
     assert found == folders
+
+
+def test_numbers_as_text_keep_their_order(tmp_path):
+    labels = [["10", "9", "100"][i % 3] for i in range(24)]
+    np.savez(tmp_path / "text.npz", pixels(tmp_path), np.array(labels))
+    small(tmp_path / "text.npz", tmp_path / "out")
+    assert ImageSet.open(tmp_path / "out").classes == ("00009", "00010", "00100")
+
+
+@pytest.mark.parametrize("label", [b".", b"..", b"a/b", b"../x", b"a[2J", b"123456"])
+def test_a_class_that_makes_no_folder_is_refused(tmp_path, capsys, label):
+    members = [("a/7.png", encoded(tmp_path)[0][1]), ("a/7.cls", label)]
+    (tmp_path / "odd.tar").write_bytes(tar_bytes(members))
+    line = refused(capsys, tmp_path / "odd.tar", tmp_path / "out", "--size", 16, "--workers", 0)
+    assert "odd.tar" in line and "a/7." in line and "expected" in line and "class" in line
+    assert "" not in line and not list((tmp_path / "out").glob("*.tar"))
 
 
 def test_patterns_and_keys():
@@ -340,6 +432,14 @@ def broken(tmp_path: Path, kind: str) -> str:
         (tmp_path / "db").mkdir()
         (tmp_path / "db" / "data.mdb").write_bytes(b"x" * 9000)
         return str(tmp_path / "db")
+    if kind == "a database cut short":
+        path = Path(database(tmp_path))
+        os.truncate(path / "data.mdb", (path / "data.mdb").stat().st_size - 4096)
+        return str(path)
+    if kind == "a database's head":
+        path = Path(database(tmp_path))
+        os.truncate(path / "data.mdb", 8192)
+        return str(path)
     if kind == "no parquet":
         (tmp_path / "a.parquet").write_bytes(b"x" * 9000)
         return str(tmp_path / "a.parquet")
@@ -373,6 +473,8 @@ def broken(tmp_path: Path, kind: str) -> str:
         ("mnist/mnist", "give hf://datasets/mnist/mnist"),
         ("a tar cut short", "a.tar: expected a whole, uncompressed tar file"),
         ("no database", "db: expected an LMDB database of images"),
+        ("a database cut short", "it was cut short; get it again"),
+        ("a database's head", "found 8192: it was cut short; get it again"),
         ("two databases", "expected one database"),
         ("parquet and images", "expected parquet files or images, found both ("),
         ("no parquet", "a.parquet: expected parquet files of images, found"),
@@ -416,6 +518,7 @@ def test_options_that_mean_nothing_are_refused(tmp_path, capsys):
         (["--size", 16, "--workers", -1], "--workers"),
         (["--size", 16, "--split", "val"], "--split: expected NAME=SOURCE"),
         (["--size", 16, "--split", f"train={source}"], "--split: expected a split beside train"),
+        (["--size", 16, "--split", f"heldout={source}"], "train, val or test, found 'heldout'"),
     ):
         assert message in refused(capsys, source, out, *arguments)
 
@@ -447,12 +550,52 @@ def test_images_and_labels_that_are_not_there(tmp_path, capsys):
     assert facts["classes"] == ["x"] and "found only the path elsewhere/5.png" in facts["bad"][0]
 
 
+def noted(found: pa.Table, features: dict) -> pa.Table:
+    return found.replace_schema_metadata({"huggingface": json.dumps({"info": features})})
+
+
+def test_a_column_of_lists_beside_the_images(tmp_path, capsys):
+    images = [{"bytes": data, "path": None} for _, data in encoded(tmp_path)]
+    features = {"image": {"_type": "Image"}, "captions": [{"_type": "Value", "dtype": "string"}]}
+    found = pa.table({"image": images, "captions": [["a", "b"]] * 24})
+    path = tmp_path / "some.parquet"
+    pq.write_table(noted(found, {"features": features}), path)
+    small(path, tmp_path / "out")
+    assert len(ImageSet.open(tmp_path / "out")) == 24
+    arguments = ["--size", 16, "--workers", 0, "--image-column", "captions"]
+    line = refused(capsys, path, tmp_path / "b", *arguments)
+    assert "some.parquet: expected encoded images in the column 'captions', found list<" in line
+    pq.write_table(noted(found, ["odd"]), path)
+    small(path, tmp_path / "plain")
+
+
+def test_files_of_different_classes_are_refused(tmp_path, capsys):
+    for config, names in (("large", ["ant", "bee", "cow"]), ("small", ["cat", "dog", "eel"])):
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        (tmp_path / "hub" / config).mkdir(parents=True)
+        path = tmp_path / "hub" / config / "train-00000-of-00001.parquet"
+        pq.write_table(noted(table(tmp_path), {"features": features}), path)
+    line = refused(capsys, tmp_path / "hub", tmp_path / "out", "--size", 16, "--workers", 0)
+    assert "small/train-00000-of-00001.parquet: expected the classes of" in line
+    assert "(ant, bee, cow), found cat, dog, eel; give the files of one configuration" in line
+    small(tmp_path / "hub" / "small" / "*.parquet", tmp_path / "small")
+    assert ImageSet.open(tmp_path / "small").classes == ("cat", "dog", "eel")
+
+
 def test_the_same_name_in_two_shards_is_refused(tmp_path, capsys):
     web_shards(tmp_path)
     shutil.copy(tmp_path / "web-000.tar", tmp_path / "web-002.tar")
     pattern = tmp_path / "web-{000..002}.tar"
     line = refused(capsys, pattern, tmp_path / "out", "--size", 16, "--workers", 0)
     assert "expected images of different names, found two '00000/000000'" in line
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    for name in ("web-003.tar", "web-004.tar"):
+        shutil.copy(tmp_path / "web-000.tar", tmp_path / name)
+    pattern = tmp_path / "web-{000..004}.tar"
+    arguments = ["--size", 16, "--workers", 0, "--shard", 12]
+    for _ in range(2):  # as early as the shard that has it
+        assert "found two '" in refused(capsys, pattern, tmp_path / "early", *arguments)
+        assert len(list((tmp_path / "early").glob("*.tar"))) == 3
 
 
 PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text()

@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _line(error: Exception) -> str:
     """The error's words on one line; a full disk also says what to do."""
-    words = " ".join(str(error).split())
+    from semvq.files import one_line  # inside, like the commands
+
+    words = one_line(error, 20_000)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{words}; free some space and run the same command again, what was saved is whole"
     return words

@@ -75,10 +75,10 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks and not without end."""
-    line = " ".join(str(error).split())
-    return line if len(line) <= MAX_LINE else line[:MAX_LINE] + " …"
+def one_line(words: object, most: int = MAX_LINE) -> str:
+    """Any words on one line, cut to `most` letters; what a terminal would obey is spelt out."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(words).split()))
+    return line if len(line) <= most else line[:most] + " …"
 
 
 def flush(path: Path) -> None:

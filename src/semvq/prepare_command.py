@@ -7,6 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from semvq.data.shards import SPLITS
+from semvq.files import one_line
 from semvq.sources.cutting import Cut, processes
 from semvq.sources.items import Listed, Renamed, Source, read_class_names, read_names
 from semvq.sources.opening import one_source, open_sources
@@ -47,6 +49,13 @@ def _sources(options: Namespace) -> dict[str, tuple[str, Source]]:
         if split in found:
             raise ValueError(f"--split: expected a split beside {', '.join(found)}, found '{text}'")
         found[split] = (source, one_source(source, split, columns))
+    for split in found if len(found) > 1 else ():
+        if not set(re.split(r"[^a-z]+", split.lower())) & SPLITS:  # as training tells them apart
+            raise ValueError(
+                f"{options.out}: expected splits called train, val or test, found '{split}', which "
+                "--data would take in with the others; call it so with --split, or give it an OUT "
+                "of its own"
+            )
     if options.val_list:
         found = _held_out(found, options.val_list)
     if options.class_names:
@@ -83,7 +92,7 @@ def _report(out: Path, manifest: dict[str, Any]) -> None:
         print(f"{split}: {facts['images']} images{of} in {num} shards")
         if bad := facts["bad"]:
             more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-            named = "; ".join(bad[:MAX_NAMED]) + more
+            named = one_line("; ".join(bad[:MAX_NAMED]), 2000) + more
             print(f"left out {len(bad)} that cannot be read: {named}", file=sys.stderr)
     twice = manifest["duplicates"]
     for split, num in twice["within"].items():
@@ -91,7 +100,7 @@ def _report(out: Path, manifest: dict[str, Any]) -> None:
             print(f"{split}: {num} images repeat an earlier one, pixel by pixel", file=sys.stderr)
     for split, num in twice["across"].items():
         if num:
-            which = ", ".join(_first_across(twice["groups"]))
+            which = one_line(", ".join(_first_across(twice["groups"])), 2000)
             print(f"{split}: {num} images are in an earlier split too: {which}", file=sys.stderr)
     splits = list(manifest["splits"])
     if len(splits) == 1:

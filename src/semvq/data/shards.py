@@ -139,7 +139,8 @@ def _key(name: str) -> str:
 
 def _class(tar: Path, name: str, content: bytes) -> bytes:
     found = content.strip()
-    if not found or len(content) > _MAX_CLASS or set(found) & set(b"/\n\0"):
+    # nothing, `.` and `..`, or what no folder is called
+    if len(content) > _MAX_CLASS or re.search(rb"^\.{0,2}$|[/\x00-\x1f\x7f]", found):
         raise ValueError(f"{tar}: {name}: expected a class's number or name, found {found[:40]!r}")
     return found
 

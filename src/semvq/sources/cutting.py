@@ -3,6 +3,7 @@
 Order and bytes are the same for any number of processes.
 """
 
+import errno
 import io
 import os
 import signal
@@ -25,6 +26,7 @@ from semvq.sources.items import Content, Item, Place
 
 CHUNK, CHUNK_BYTES = 32, 4_000_000  # images, and bytes of them, that a process gets at once
 AHEAD = 2  # chunks that wait, beyond one for every process
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}  # links to nothing
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # else the format's name
 
 
@@ -129,6 +131,11 @@ def _chunks(items: Iterator[Item]) -> Iterator[list[tuple[Item, Content | str]]]
         except BadImageError as error:
             content = str(error)
         except OSError as error:
+            if error.errno not in _GONE:  # a disk or a network that may be well again
+                raise OSError(
+                    f"{item.where}: {error.strerror or error}; see to it and run the same command "
+                    "again"
+                ) from error
             content = f"{item.where}: {error.strerror or error}"
         chunk.append((item, content))
         size += content.nbytes if isinstance(content, np.ndarray) else len(content)

@@ -20,6 +20,7 @@ from semvq.files import one_line
 
 Place = tuple[int, int]  # (file of the source, image in it)
 START: Place = (0, 0)
+DIGITS = re.compile("[0-9]+")
 Content = bytes | np.ndarray  # an encoded image, or pixels uint8 (H, W, 3)
 
 
@@ -116,22 +117,33 @@ def stem(name: str) -> str:
 
 
 def keys(names: Iterable[str], num: int) -> Callable[[str, int], str]:
-    """(name, its number) -> the name of the item; the extension stays where two differ in it alone.
+    """(name, its number) -> the name of the item.
 
-    `num` names are looked at once and kept as 8 bytes each.
+    The extension stays where two differ in it alone. Names that would still be one, such as
+    `a.b.png` and `a_b.png`, get 16 digits of their own behind. `num` names are looked at once and
+    kept as 16 bytes each.
     """
-    hashes = np.empty(num, np.uint64)
+    hashes = np.empty((2, num), np.uint64)
     for i, name in enumerate(names):
-        hashes[i] = _short(stem(name))
-    values, counts = np.unique(hashes, return_counts=True)
-    twins = set(values[counts > 1].tolist())
+        hashes[:, i] = _short(stem(name)), _short(_with_extension(name))
+    is_twin = _repeats(hashes[0])
+    still = _repeats(np.where(is_twin, hashes[1], hashes[0]))
 
     def key(name: str, number: int) -> str:
-        found = stem(name)
-        is_twin = int(hashes[number]) in twins
-        return found + "_" + os.path.splitext(name)[1][1:] if is_twin else found
+        found = _with_extension(name) if is_twin[number] else stem(name)
+        return f"{found}_{_short(name):016x}" if still[number] else found
 
     return key
+
+
+def _with_extension(name: str) -> str:
+    return stem(name) + "_" + os.path.splitext(name)[1][1:]
+
+
+def _repeats(values: np.ndarray) -> np.ndarray:
+    """Which values are there more than once: bool, one each."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts > 1)[inverse]
 
 
 def _short(name: str) -> int:
@@ -142,14 +154,16 @@ def _short(name: str) -> int:
 def class_folders(names: Sequence[str]) -> list[str]:
     """Folders for classes 0, 1, …, so named that their sorted order is that of the numbers.
 
-    They are the names where these are sorted; numbers as names get five digits; else the number
-    goes before the name.
+    They are the names where these are sorted; ascending numbers as names get five digits; else the
+    number goes before the name.
     """
     found = [safe(name) for name in names]
     if found == sorted(set(found)):
         return found
-    if all(name.isdigit() and len(name) <= 5 for name in found):
-        return [numbered(int(name)) for name in found]
+    if all(DIGITS.fullmatch(name) and len(name) <= 5 for name in found):
+        filled = [numbered(int(name)) for name in found]
+        if filled == sorted(set(filled)):
+            return filled
     width = len(str(len(found) - 1))
     return [f"{i:0{width}d} {name}" for i, name in enumerate(found)]
 
@@ -163,7 +177,7 @@ def numbered(label: int) -> str:
 
 def safe(name: str) -> str:
     """A class's name as that of a folder."""
-    found = re.sub(r"[/\0\r\n]", "_", name.strip())
+    found = re.sub(r"[/\x00-\x1f\x7f]", "_", name.strip())
     return "_" + found.lstrip(".") if found.startswith(".") or not found else found
 
 

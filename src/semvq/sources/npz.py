@@ -15,6 +15,7 @@ import numpy as np
 from semvq.data.npz import npz_names, read_npz
 from semvq.data.pixels import MAX_ASPECT, MAX_PIXELS, MIN_SIDE
 from semvq.sources.items import (
+    DIGITS,
     START,
     Item,
     Place,
@@ -106,7 +107,11 @@ def _folders(path: Path, held: list[str], num: int) -> list[str] | None:
     values, inverse = np.unique(labels, return_inverse=True)
     with naming(str(path), "classes"):
         if labels.dtype.kind == "U":
-            folders = class_folders([str(value) for value in values])
+            texts = [str(value) for value in values]
+            if all(map(DIGITS.fullmatch, texts)):
+                texts.sort(key=int)
+            named = dict(zip(texts, class_folders(texts)))
+            folders = [named[str(value)] for value in values]
         else:
             folders = [numbered(int(value)) for value in values]
     return [folders[i] for i in inverse]

@@ -50,10 +50,17 @@ class ParquetSource:
             with naming(file, WANTED), _opened(file) as handle:
                 table = self.parquet.ParquetFile(handle)
                 if number == 0:
-                    self.image, self.label, self.folders = _columns(source, table, columns)
+                    self.image, self.label, names = _columns(source, table, columns)
+                    self.folders = class_folders(names) if names else None
                 missing = {self.image, self.label or self.image} - set(table.schema_arrow.names)
                 if missing:
                     raise ValueError(f"{file}: expected a column '{missing.pop()}', found none")
+                if (found := _class_names(table.schema_arrow, self.label)) != names:
+                    raise ValueError(
+                        f"{file}: expected the classes of {files[0]} ({_some(names)}), found "
+                        f"{_some(found)}; give the files of one configuration, such as "
+                        f"'{PurePosixPath(file).parent}/*.parquet'"
+                    )
                 rows, groups = table.metadata.num_rows, table.metadata
                 sizes = [groups.row_group(g).total_byte_size for g in range(groups.num_row_groups)]
             facts.append(f"{PurePosixPath(file).name} {rows} {sizes}")
@@ -137,7 +144,9 @@ def parquet_files(source: str) -> dict[str, list[str]]:
 
 
 def _split(file: str, source: str) -> str:
-    inside = PurePosixPath(file[len(source) :] if file.startswith(source) else file)
+    # what a pattern's files have in common says no more than the folder that is a source would
+    fixed = source.partition("*")[0].rpartition("/")[0] + "/" if "*" in source else source
+    inside = PurePosixPath(file[len(fixed) :] if file.startswith(fixed) else file)
     name = PurePosixPath(file).stem
     if numbers := re.fullmatch(r"(\w+)-\d+-of-\d+(-\w+)?", name):
         return numbers[1]
@@ -153,10 +162,10 @@ def _opened(file: str) -> Any:
 
 
 def _columns(source: str, table: Any, wanted: Columns) -> tuple[str, str | None, list[str] | None]:
-    """The image's column, the class's, if any, and the folders of named classes."""
+    """The image's column, the class's, if any, and the names of the classes, if any."""
     schema = table.schema_arrow
     features = _features(schema)
-    typed = {name: (found or {}).get("_type") for name, found in features.items()}
+    typed = {name: found.get("_type") for name, found in features.items()}
     images = [n for n, kind in typed.items() if kind == "Image"] or [
         field.name for field in schema if _holds_bytes(field.type)
     ]
@@ -168,9 +177,26 @@ def _columns(source: str, table: Any, wanted: Columns) -> tuple[str, str | None,
         raise ValueError(
             f"{source}: expected a column of encoded images, found {', '.join(schema.names)}"
         )
+    if not _may_hold_images(schema.field(image).type):
+        raise ValueError(
+            f"{source}: expected encoded images in the column '{image}', found "
+            f"{schema.field(image).type}; choose another with --image-column"
+        )
     label = _one(source, schema.names, labels, wanted.label, "--label-column")
-    names = features.get(label or "", {}).get("names")
-    return image, label, class_folders(names) if names else None
+    return image, label, _class_names(schema, label)
+
+
+def _class_names(schema: Any, label: str | None) -> list[str] | None:
+    names = _features(schema).get(label or "", {}).get("names")
+    return [str(name) for name in names] if isinstance(names, list) and names else None
+
+
+def _some(names: list[str] | None) -> str:
+    """A few names of classes, for a message."""
+    if names is None:
+        return "none"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(name[:40] for name in names[:3]) + more
 
 
 def _one(
@@ -189,9 +215,16 @@ def _one(
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """What Hugging Face's `datasets` notes of the columns; nothing where it did not write it."""
-    noted = (schema.metadata or {}).get(b"huggingface")
-    return json.loads(noted).get("info", {}).get("features", {}) if noted else {}
+    """What Hugging Face's `datasets` notes of the columns; nothing where it did not write it.
+
+    Columns of lists, which older versions note as a list, are left out.
+    """
+    found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    for key in ("info", "features"):
+        found = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    return {name: feature for name, feature in found.items() if isinstance(feature, dict)}
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -199,6 +232,12 @@ def _holds_bytes(kind: Any) -> bool:
     if types.is_struct(kind):
         return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
     return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _may_hold_images(kind: Any) -> bool:
+    """Bytes, a structure of them, or text, which may be a path: each such image is named as bad."""
+    types = extra("pyarrow", "").types
+    return _holds_bytes(kind) or types.is_string(kind) or types.is_large_string(kind)
 
 
 def _content(image: Any, where: str) -> Content:

@@ -47,24 +47,33 @@ def prepare(
     """
     if not 1 <= per_shard <= MAX_SHARD:
         raise ValueError(f"--shard: expected 1 to {MAX_SHARD} images, found {per_shard}")
-    if not (out / RECORDS).exists() and (found := sorted(out.glob("*.tar"))):
+    if not (out / RECORDS).exists() and (
+        found := sorted([*out.glob("*.tar"), *out.glob(MANIFEST)])
+    ):
         raise ValueError(
             f"{out}: expected an empty folder or one that `semvq prepare` began, found "
             f"{found[0].name}"
         )
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
-    clean(out)
+    clean(out, sources)
     for split, (_, source) in sources.items():
         plan = asdict(how) | {"shard": per_shard, "source": source.fingerprint}
         keep_plan(out, split, plan)
     splits = {}
     for split, (name, source) in sources.items():
-        count = Count(name, source.num)
-        for _ in _shards(out, split, source, how, per_shard, pool, count):
+        count, known = Count(name, source.num), np.empty(0, np.uint64)
+        for shard in _shards(out, split, source, how, per_shard, pool, count):
+            known = _with_names(known, shard, out, split)
             if tell:
                 tell(split, count.seen, source.num)
         count.end()
-        splits[split] = {"source": name, "fingerprint": source.fingerprint} | _facts(out, split)
+        facts = _facts(out, split)
+        if (good := count.seen - count.bad) != facts["images"]:
+            raise ValueError(
+                f"{out}: expected records of {good} images for '{split}', found {facts['images']}; "
+                "run the same command again"
+            )
+        splits[split] = {"source": name, "fingerprint": source.fingerprint} | facts
     manifest = {
         "format": FORMAT,
         **asdict(how),
@@ -96,7 +105,7 @@ def _shards(
 
 
 def _facts(out: Path, split: str) -> dict[str, Any]:
-    """What the manifest says of a split. ValueError for names that do not make an `ImageSet`."""
+    """What the manifest says of a split. ValueError for images in a class beside others."""
     rows: list[dict[str, Any]] = []
     bad: list[str] = []
     classes: set[str] = set()
@@ -117,10 +126,22 @@ def _facts(out: Path, split: str) -> dict[str, Any]:
             f"{split}: expected every image in a class or none, found '{loose}' beside the class "
             f"'{min(classes)}'"
         )
-    for group in _repeated(out, [split], lambda shard: shard.names)[1]:
-        raise ValueError(f"{split}: expected images of different names, found two '{group[0][1]}'")
     images = sum(row["images"] for row in rows)
     return {"images": images, "classes": sorted(classes), "bad": bad, "shards": rows}
+
+
+def _with_names(known: np.ndarray, shard: Shard, out: Path, split: str) -> np.ndarray:
+    """The hashes of a split's names (sorted uint64), with a shard's. ValueError for one twice."""
+    new = np.sort(np.array([_hash(name) for name in shard.names], np.uint64))
+    at = np.searchsorted(known, new)
+    is_old = np.isin(new, known[at[at < len(known)]])
+    if is_old.any() or (new[1:] == new[:-1]).any():
+        for group in _repeated(out, [split], lambda shard: shard.names)[1]:
+            raise ValueError(
+                f"{split}: expected images of different names, found two '{group[0][1]}' (a dot in "
+                "a name counts as '_'); name the files apart, and give another OUT"
+            )
+    return np.insert(known, at, new)
 
 
 def _duplicates(out: Path, splits: list[str]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ as its record says; the records stay in `.prepare/`, for that and for the duplic
 
 import io
 import json
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from itertools import islice
@@ -78,7 +79,8 @@ def shards(folder: Path, split: str, check: bool = False) -> Iterator[Shard]:
     number = 0
     while (record := _record(folder, split, number)).exists():
         try:
-            shard = Shard(**read_json(record))
+            # ours, and of any size: it holds 50,000 names
+            shard = Shard(**json.loads(record.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             return
         if check and shard.name is not None and _sha256(folder / shard.name) != shard.sha256:
@@ -139,11 +141,16 @@ def _fill(file: IO[bytes], shard: Shard, results: Iterator[Done], count: Count) 
             count.add(1, [])
 
 
-def clean(folder: Path) -> None:
-    """Remove what a killed run had not finished."""
-    for place in (folder, folder / RECORDS):
+def clean(folder: Path, splits: Iterable[str]) -> None:
+    """Remove what a killed run had not finished: temporary files of its shards and records."""
+    of = "|".join(map(re.escape, splits))
+    ours = {
+        folder: rf"\.((?:{of})-[0-9]{{5}}\.tar|manifest\.json)\.[0-9]+",
+        folder / RECORDS: rf"\.(?:{of})(-[0-9]{{5}})?\.json\.[0-9]+",
+    }
+    for place, pattern in ours.items():
         for path in place.glob(".*.*"):
-            if path.is_file() and path.suffix[1:].isdigit():
+            if re.fullmatch(pattern, path.name) and path.is_file():
                 path.unlink()
 
 

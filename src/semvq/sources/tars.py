@@ -14,7 +14,18 @@ from itertools import product
 from pathlib import Path
 
 from semvq.data.shards import Row, tar_rows
-from semvq.sources.items import START, Item, Place, extra, fingerprint, keys, naming, numbered
+from semvq.sources.items import (
+    DIGITS,
+    START,
+    Item,
+    Place,
+    extra,
+    fingerprint,
+    keys,
+    naming,
+    numbered,
+    safe,
+)
 
 MAX_FILES = 100_000  # that a brace range may mean
 
@@ -44,7 +55,9 @@ def _items(tar: str, path: Path, number: int, first: int) -> Iterator[Item]:
         name, where = key(_name(rows[i]), i), f"{tar}: {_name(rows[i])}"
         if labelled:
             label, _, rest = name.partition("/")
-            name = f"{numbered(int(label)) if label.isdigit() else label}/{rest}"
+            with naming(where, "a class"):
+                label = numbered(int(label)) if DIGITS.fullmatch(label) else safe(label)
+            name = f"{label}/{rest}"
         yield Item(name, (number, i + 1), where, partial(_read, path, rows[i]))
 
 
