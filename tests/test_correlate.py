@@ -49,6 +49,7 @@ def test_what_goes_along_with_fid_agrees_whichever_way_is_better(tmp_path):
     assert agreements(found, "NAR FID") == []
 
 
+@pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says():
     rng, covered = np.random.default_rng(1), 0
     truth = 6 / np.pi * np.arcsin(0.8 / 2)  # Spearman's of a normal pair of correlation 0.8

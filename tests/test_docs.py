@@ -77,6 +77,7 @@ def test_readme_command_parses(command):
     parser().parse_args(shlex.split(command)[1:])
 
 
+@pytest.mark.slow
 def test_the_commands_for_256_px_are_those_of_recipes_that_can_be_changed_so():
     page = (ROOT / "docs" / "your-photos.md").read_text()
     blocks_of_page = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
