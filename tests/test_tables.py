@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from semvq import table_command
+from semvq import table_command, table_plan
 from semvq.cli import main
 from semvq.config import from_dict, to_dict
 from semvq.recipes import RECIPES, find_recipe
@@ -149,7 +149,7 @@ def test_mistakes_are_named(words, complaint, capsys):
 def test_a_table_is_made_stopped_and_resumed(tmp_path, monkeypatch, capsys):
     photos(tmp_path / "photos", per_class=8)
     photos(tmp_path / "held_out", per_class=4, seed=1)
-    monkeypatch.setattr(table_command, "find_recipe", lambda name: shrink(find_recipe(name)))
+    monkeypatch.setattr(table_plan, "find_recipe", lambda name: shrink(find_recipe(name)))
     words = ["6", "--scale", "tiny", "--rows", "L_low", "E", "--data", str(tmp_path / "photos")]
     words += ["--val", str(tmp_path / "held_out"), "--out", str(tmp_path / "out"), "--num", "12"]
     words += ["--network", "mobilenet-v2", "--seeds", "0", "1", "--csv", str(tmp_path / "all.csv")]
