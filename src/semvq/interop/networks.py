@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from semvq.kernels.layout import channels_last_on_cuda
-from semvq.rivals.vqgan_layers import Attention, Block, Doubling, Halving, Level, Norms, layers
+from semvq.rivals.vqgan import Decoder, Encoder, Shape
+from semvq.rivals.vqgan_layers import Norms
 from semvq.tokenizer import conv
 from semvq.tokenizer.conv import MAX_BLOCKS, ConvTokenizerConfig, at_most
 from semvq.tokenizer.model import Tokenizer, TokenizerConfig
@@ -97,13 +97,26 @@ class ForeignVQGANConfig(TokenizerConfig):
         """Makers of the norms, with the groups of this configuration."""
         return Norms(*(partial(kind, groups=self.norm_groups) for kind in (GroupedSiLU, Grouped)))
 
+    def shape(self) -> Shape:
+        """What both networks are made from."""
+        return Shape(
+            widths=list(self.widths),
+            attends=[level in self.attention_levels for level in range(len(self.widths))],
+            blocks_per_level=self.blocks_per_level,
+            channels=self.channels,
+            code_dim=self.quantizer.code_dim,
+            latent_channels=self.latent_channels,
+            middle_attention=self.middle_attention,
+            code_convs=self.code_convs,
+        )
+
     def encoder(self) -> nn.Module:
         """See `TokenizerConfig`."""
-        return ForeignEncoder(self)
+        return Encoder(self.shape(), self.norms())
 
     def decoder(self) -> nn.Module:
         """See `TokenizerConfig`."""
-        return ForeignDecoder(self)
+        return Decoder(self.shape(), self.norms())
 
     def build(self) -> Tokenizer:
         """A tokenizer of this shape, randomly initialised."""
@@ -121,80 +134,6 @@ class GroupedSiLU(Grouped):
     """`Grouped`, then SiLU."""
 
     silu = True
-
-
-def _code_conv(config: ForeignVQGANConfig, *, into_codes: bool) -> nn.Module:
-    """The 1x1 convolution on one side of the codes; nothing where a configuration has none."""
-    if not config.code_convs:
-        return nn.Identity()
-    widths = config.latent_channels, config.quantizer.code_dim
-    return nn.Conv2d(*(widths if into_codes else widths[::-1]), 1)
-
-
-def _middle(config: ForeignVQGANConfig) -> Level:
-    """Block, attention if there is one, block, at the coarsest resolution."""
-    width, norms = config.widths[-1], config.norms()
-    between = [Attention(width, norms)] if config.middle_attention else []
-    return Level([Block(width, width, norms), *between, Block(width, width, norms)])
-
-
-class ForeignEncoder(nn.Module):
-    """Images to latents; modules are called as in `rivals.vqgan.Encoder`."""
-
-    def __init__(self, config: ForeignVQGANConfig) -> None:
-        super().__init__()
-        widths, norms = config.widths, config.norms()
-        self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
-        self.levels = nn.ModuleList(
-            Level(layers(a, b, config.blocks_per_level, i in config.attention_levels, norms))
-            for i, (a, b) in enumerate(zip([config.channels, *widths[:-1]], widths))
-        )
-        for level, width in zip(self.levels[:-1], widths):
-            level.resample = Halving(width)
-        self.middle = _middle(config)
-        self.norm_out = norms.silu(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
-        self.to_latents = _code_conv(config, into_codes=True)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to latents (B, code_dim, H/f, W/f)."""
-        x = self.conv_in(channels_last_on_cuda(images))
-        for level in self.levels:
-            x = level(x)
-        return self.to_latents(self.conv_out(self.norm_out(self.middle(x))))
-
-
-class ForeignDecoder(nn.Module):
-    """Embeddings to images; `levels` run from the coarsest to the finest."""
-
-    def __init__(self, config: ForeignVQGANConfig) -> None:
-        super().__init__()
-        widths, norms = config.widths[::-1], config.norms()
-        last, blocks = len(widths) - 1, config.blocks_per_level + 1
-        self.from_embeddings = _code_conv(config, into_codes=False)
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.middle = _middle(config)
-        self.levels = nn.ModuleList(
-            Level(layers(a, b, blocks, last - i in config.attention_levels, norms))
-            for i, (a, b) in enumerate(zip([widths[0], *widths[:-1]], widths))
-        )
-        for level, width in zip(self.levels[:-1], widths):
-            level.resample = Doubling(width)
-        self.norm_out = norms.silu(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The last weight, (3, width, 3, 3)."""
-        return self.conv_out.weight
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (B, code_dim, h, w) to images (B, 3, fh, fw), not clamped."""
-        x = self.conv_in(self.from_embeddings(channels_last_on_cuda(embeddings)))
-        x = self.middle(x)
-        for level in self.levels:
-            x = level(x)
-        return self.conv_out(self.norm_out(x))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from semvq.kernels.layout import channels_last_on_cuda
 from semvq.rivals.vqgan_layers import PLAIN, Doubling, Halving, Level, Norms, layers, middle
 from semvq.tokenizer.conv import MAX_BLOCKS, at_most
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.norm_silu import NormSiLU
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class VQGANConfig(TokenizerConfig):
             blocks_per_level=self.blocks_per_level,
             channels=self.channels,
             code_dim=self.quantizer.code_dim,
+            latent_channels=self.quantizer.code_dim,
         )
 
     def encoder(self) -> nn.Module:
@@ -80,32 +80,43 @@ class VQGANConfig(TokenizerConfig):
 
 
 class Shape(NamedTuple):
-    """Sizes of the networks: width of each level, finest first, and whether it has attention."""
+    """Sizes of the networks: width of each level, finest first, and whether it has attention.
+
+    `latent_channels` is what the networks end and begin with, before and after the 1x1 convolutions
+    that lead to the codes' width and back; `code_convs` False leaves these to the quantizer.
+    """
 
     widths: list[int]
     attends: list[bool]
     blocks_per_level: int
     channels: int
     code_dim: int
+    latent_channels: int
+    middle_attention: bool = True
+    code_convs: bool = True
+
+    def code_conv(self, in_channels: int, out_channels: int) -> nn.Module:
+        """A 1x1 convolution on one side of the codes; nothing where there is none."""
+        return nn.Conv2d(in_channels, out_channels, 1) if self.code_convs else nn.Identity()
 
 
 class Encoder(nn.Module):
     """Images to latents; the last 1x1 convolution is the published `quant_conv`."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, norms: Norms = PLAIN) -> None:
         super().__init__()
         widths, last = shape.widths, shape.widths[-1]
         self.conv_in = nn.Conv2d(3, shape.channels, 3, padding=1)
         self.levels = nn.ModuleList(
-            Level(layers(a, b, shape.blocks_per_level, attends))
+            Level(layers(a, b, shape.blocks_per_level, attends, norms))
             for a, b, attends in zip([shape.channels, *widths[:-1]], widths, shape.attends)
         )
         for level, width in zip(self.levels[:-1], widths):
             level.resample = Halving(width)
-        self.middle = middle(last)
-        self.norm_out = NormSiLU(last)
-        self.conv_out = nn.Conv2d(last, shape.code_dim, 3, padding=1)
-        self.to_latents = nn.Conv2d(shape.code_dim, shape.code_dim, 1)
+        self.middle = middle(last, norms, shape.middle_attention)
+        self.norm_out = norms.silu(last)
+        self.conv_out = nn.Conv2d(last, shape.latent_channels, 3, padding=1)
+        self.to_latents = shape.code_conv(shape.latent_channels, shape.code_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to latents (B, code_dim, H/f, W/f)."""
@@ -124,9 +135,9 @@ class Decoder(nn.Module):
     def __init__(self, shape: Shape, norms: Norms = PLAIN) -> None:
         super().__init__()
         widths, first = shape.widths[::-1], shape.widths[-1]
-        self.from_embeddings = nn.Conv2d(shape.code_dim, shape.code_dim, 1)
-        self.conv_in = nn.Conv2d(shape.code_dim, first, 3, padding=1)
-        self.middle = middle(first, norms)
+        self.from_embeddings = shape.code_conv(shape.code_dim, shape.latent_channels)
+        self.conv_in = nn.Conv2d(shape.latent_channels, first, 3, padding=1)
+        self.middle = middle(first, norms, shape.middle_attention)
         self.levels = nn.ModuleList(
             Level(layers(a, b, shape.blocks_per_level + 1, attends, norms))
             for a, b, attends in zip([first, *widths[:-1]], widths, shape.attends[::-1])

@@ -111,6 +111,6 @@ def layers(
     return found
 
 
-def middle(width: int, norms: Norms = PLAIN) -> Level:
-    """Block, attention, block at the coarsest resolution."""
-    return Level([*layers(width, width, 1, True, norms), Block(width, width, norms)])
+def middle(width: int, norms: Norms = PLAIN, attends: bool = True) -> Level:
+    """Block, attention if asked, block at the coarsest resolution."""
+    return Level([*layers(width, width, 1, attends, norms), Block(width, width, norms)])
