@@ -1,8 +1,10 @@
 """What several commands share."""
 
+import csv
+import io
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,15 @@ def check_classes(image_set: ImageSet, names: Sequence[str], num_classes: int) -
             f"{image_set.root}: expected the classes {', '.join(names)}; "
             f"found {', '.join(image_set.classes) or 'none'}"
         )
+
+
+def as_csv(records: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:
+    """A head and a line for every record."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
 
 
 def write(sheet: Tensor, path: Path) -> None:

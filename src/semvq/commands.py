@@ -187,15 +187,15 @@ def describe(options: Namespace) -> None:
 def _two_columns(title: str, found: list[tuple[str, str]]) -> None:
     """A table; where no person reads, a line for each row."""
     console = Console()
-    table = Table("", title, box=None)
+    if console.is_terminal:
+        table = Table("", title, box=None)
+        for row in found:
+            table.add_row(*row)
+        console.print(table)
+        return
     width = max(len(label) for label, _ in found)
     for label, text in [("", title)] * bool(title) + found:
-        if not console.is_terminal:
-            print(f"{label:<{width}}  {text}")
-        elif text != title:
-            table.add_row(label, text)
-    if console.is_terminal:
-        console.print(table)
+        print(f"{label:<{width}}  {text}")
 
 
 def assets(options: Namespace) -> None:

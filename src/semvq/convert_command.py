@@ -12,6 +12,7 @@ from semvq.files import reading
 from semvq.generators.files import save_generator
 from semvq.interop import diffusers, llamagen, maskgit, taming, taming_transformer
 from semvq.interop.converted import Converted
+from semvq.interop.shared_files import check_new
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.files import save_tokenizer
 from semvq.training.lock import make_folder
@@ -46,10 +47,7 @@ def _check_options(options: Namespace) -> None:
             f"--config: expected --from diffusers, which alone needs one, found {options.source}, "
             "whose tensors tell its sizes; leave it out, and give --resolution if it is not 256"
         )
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise ValueError(
-            f"{options.out}: expected a new folder, found one with files; give another --out"
-        )
+    check_new(options.out)
 
 
 def _tokenizer(options: Namespace) -> None:

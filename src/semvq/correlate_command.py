@@ -4,8 +4,6 @@ It reads what `semvq compare --json` wrote. Agreement is Spearman's rank correla
 1 means: the better the figure, the lower the FID.
 """
 
-import csv
-import io
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from semvq.command_parts import as_csv
 from semvq.evaluation.rows import ROWS
 from semvq.files import write_atomically
 
@@ -63,7 +62,7 @@ def correlate(options: Namespace) -> None:
         soft_wrap=True,
     )
     if options.csv:
-        write_atomically(options.csv, _as_csv(rows))
+        write_atomically(options.csv, as_csv((row._asdict() for row in rows), Agreement._fields))
 
 
 def read(files: Sequence[Path]) -> Found:
@@ -153,11 +152,3 @@ def _texts(row: Agreement) -> tuple[str, str]:
     if row.rho != row.rho:
         return "–", "the same for all"
     return f"{row.rho:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}"
-
-
-def _as_csv(rows: Sequence[Agreement]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Agreement._fields)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -6,7 +6,6 @@ for, and their simple interface (PEP 503 and PEP 691) says where the file is.
 
 import ast
 import base64
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 from urllib.request import HTTPSHandler, Request, build_opener
+
+from semvq.files import sha256_of
 
 # called with (file name, bytes so far, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -73,8 +74,7 @@ def download(file: PackageFile | WebFile, target: Path, progress: Progress | Non
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise ValueError unless the sha256 of the file at `path` begins with `expected`."""
-    with path.open("rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
+    found = sha256_of(path)
     if not found.startswith(expected):
         raise ValueError(f"{path.name}: expected sha256 {expected}, found {found}")
 

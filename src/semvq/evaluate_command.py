@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from argparse import Namespace
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from semvq.evaluation.streaming import Setting
 from semvq.evaluation.subsets import CODED_IMAGES, SomeImages
 from semvq.evaluation.versions import versions
 from semvq.evaluation.warnings import few_images, no_score
-from semvq.files import CONFIG, WEIGHTS, family_of, read_json, write_atomically
+from semvq.files import CONFIG, WEIGHTS, family_of, read_json, sha256_of, write_atomically
 from semvq.generators.base import Generator
 from semvq.runs import open_generator, open_tokenizer
 from semvq.tokenizer.model import Tokenizer
@@ -239,11 +238,9 @@ def _generator_and_images(
 
 
 def _run_facts(run: Path, tokenizer: Tokenizer) -> Facts:
-    with (run / WEIGHTS).open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     state = {name: tensor.cpu() for name, tensor in tokenizer.state_dict().items()}
     return {
-        "model": digest,
+        "model": sha256_of(run / WEIGHTS),
         "tokenizer": assets.tensors_hash(state),  # of a generator's run, with its decoder
         "code space": tokenizer.code_space_hash(),
     }

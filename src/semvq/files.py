@@ -3,6 +3,7 @@
 another run's, or nobody's. What a stranger's file holds can end in one line only.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -79,6 +80,12 @@ def one_line(words: object, most: int = MAX_LINE) -> str:
     """Any words on one line, cut to `most` letters; what a terminal would obey is spelt out."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(words).split()))
     return line if len(line) <= most else line[:most] + " …"
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

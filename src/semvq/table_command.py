@@ -4,8 +4,6 @@ Every run is an ordinary run folder and every measurement a file beside it, so t
 stopped goes on where it was, and tables share what they have in common.
 """
 
-import csv
-import io
 import json
 import statistics
 from argparse import Namespace
@@ -16,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from semvq.command_parts import is_first_process
+from semvq.command_parts import as_csv, is_first_process
 from semvq.config import config_hash
 from semvq.evaluate_command import measure
 from semvq.evaluation.versions import commit
@@ -58,7 +56,7 @@ def table(options: Namespace) -> int:
     if is_first_process():
         _print(options, chosen, found)
         if options.csv:
-            write_atomically(options.csv, as_csv(found))
+            write_atomically(options.csv, as_csv(found, COLUMNS))
     return 0
 
 
@@ -195,15 +193,6 @@ def _record(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str
         "images_seen": describe(recipe)["images_seen"],
         **{name: facts[name] for name in ("network", "weights", "device", "semvq", "torch")},
     }
-
-
-def as_csv(records: list[dict[str, Any]]) -> str:
-    """A head and a line for every number."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
 
 
 # --- printing --------------------------------------------------------------------------------

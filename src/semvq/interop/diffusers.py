@@ -3,14 +3,13 @@
 Images in [-1, 1]. The configuration names every block; what ours cannot be is refused by its name.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from semvq.files import read_json
+from semvq.files import read_json, sha256_of
 from semvq.interop.converted import Converted
 from semvq.interop.networks import MINUS_ONE_TO_ONE, ForeignVQGANConfig
 from semvq.interop.opening import open_weights
@@ -70,7 +69,7 @@ def convert(path: Path, resolution: int, config: Path | None) -> Converted:
     opened = open_weights(path)
     tensors = _renamed(opened.tensors)
     tokenizer = fill_vqgan(LAYOUT, shape, tensors, path)
-    digest = hashlib.sha256(settings_file.read_bytes()).hexdigest()
+    digest = sha256_of(settings_file)
     return Converted(tokenizer, MINUS_ONE_TO_ONE, opened.sha256, opened.left_out, digest)
 
 

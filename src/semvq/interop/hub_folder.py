@@ -12,12 +12,21 @@ import torch
 from torch import Tensor
 
 from semvq.data.images import image_grid, save_png
-from semvq.files import CONFIG, WEIGHTS, family_of, read_json, reading, write_atomically, writing
+from semvq.files import (
+    CONFIG,
+    WEIGHTS,
+    family_of,
+    read_json,
+    reading,
+    sha256_of,
+    write_atomically,
+    writing,
+)
 from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
 from semvq.interop.card import Model, card, read_figures
 from semvq.interop.packaged import NUM_PHOTOS, packaged_photos
-from semvq.interop.shared_files import PICTURE, README, RECIPE, check_new, sha256_of, write_manifest
+from semvq.interop.shared_files import PICTURE, README, RECIPE, check_new, write_manifest
 from semvq.tokenizer.files import load_tokenizer
 from semvq.tokenizer.model import Tokenizer
 

@@ -1,6 +1,6 @@
 """From a foreign file's tensors to a model of ours: every tensor by name, none left over."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 MAX_NAMED = 3  # tensors in a message, beside the first
+MAX_COUNT = 100  # of anything counted in names
 
 
 class Names(NamedTuple):
@@ -33,6 +34,11 @@ def size_of(tensors: Mapping[str, Tensor], name: str, path: Path, kind: str) -> 
     if not shape:
         raise ValueError(f"{path}: expected '{name}' with a shape, found a single number")
     return shape
+
+
+def numbered(tensors: Mapping[str, Tensor], name: Callable[[int], str]) -> int:
+    """How many tensors name(0), name(1), … there are, up to the first that is not."""
+    return next((n for n in range(MAX_COUNT) if name(n) not in tensors), MAX_COUNT)
 
 
 def fill(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from semvq.interop.converted import Converted
-from semvq.interop.keys import Names, fill, size_of
+from semvq.interop.keys import Names, fill, numbered, size_of
 from semvq.interop.networks import ZERO_TO_ONE, UnitRangeConfig
 from semvq.interop.opening import open_weights
 from semvq.interop.vqgan_keys import nearest
@@ -18,7 +18,6 @@ from semvq.tokenizer.norm_silu import norm_groups
 
 KIND = "MaskGIT's VQGAN"
 GROUPS = 32  # of every norm
-MAX_COUNT = 100
 
 
 def convert(path: Path, resolution: int) -> Converted:
@@ -39,8 +38,7 @@ def sizes(tensors: Mapping[str, Tensor], path: Path, resolution: int) -> UnitRan
         return size_of(tensors, name, path, KIND)[0]
 
     def count(template: str) -> int:
-        names = (template.format(n) for n in range(MAX_COUNT))
-        return next((n for n, name in enumerate(names) if name not in tensors), MAX_COUNT)
+        return numbered(tensors, template.format)
 
     channels = first("encoder.conv_in.weight")
     first("encoder.down.0.block.0.conv1.weight")  # or there is no level to count

@@ -4,7 +4,6 @@ Safetensors as they are; torch files by torch's own reader of weights alone; wha
 (Lightning's checkpoints hold pickled callbacks) in a child process, by `inert`.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from semvq.files import one_line
+from semvq.files import one_line, sha256_of
 from semvq.interop.inert import DTYPES
 
 Tensors = dict[str, Tensor]
@@ -48,8 +47,6 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
         raise FileNotFoundError(f"{path}: expected a file with weights, found none")
     with path.open("rb") as file:
         start = file.read(9)
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     left_out: list[str] = []
     if path.suffix == ".safetensors" or start[8:] == b"{":
         try:
@@ -78,7 +75,7 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
         )
     for name in tensors:
         _printable(path, name)
-    return Opened(tensors, sha256, left_out)
+    return Opened(tensors, sha256_of(path), left_out)
 
 
 def _printable(path: Path, name: str) -> str:

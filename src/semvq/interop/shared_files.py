@@ -4,12 +4,11 @@ Whoever changes a file and the manifest passes: it tells damage and mix-ups, not
 the latter a revision is pinned (`hub`).
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from semvq.files import CONFIG, WEIGHTS, read_json, reading, write_atomically
+from semvq.files import CONFIG, WEIGHTS, read_json, reading, sha256_of, write_atomically
 
 MANIFEST, RECIPE = "manifest.json", "recipe.json"
 README, PICTURE = "README.md", "picture.png"  # for people, and free to change
@@ -71,12 +70,6 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(facts, dict) or sorted(facts) != ["bytes", "sha256"]:
             raise ValueError(f"{path}: expected bytes and sha256 of {name}, found {facts!r}")
     return files
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -7,14 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semvq.interop.keys import Names, fill, size_of
+from semvq.interop.keys import Names, fill, numbered, size_of
 from semvq.interop.networks import ForeignVQGANConfig
 from semvq.rivals.vqgan import VQGANConfig
 from semvq.tokenizer.model import Tokenizer
 from semvq.tokenizer.norm_silu import norm_groups
 from semvq.tokenizer.quantize import QuantizerConfig, VectorQuantizerConfig
-
-MAX_COUNT = 100  # of anything counted in names
 
 
 class Layout(NamedTuple):
@@ -53,25 +51,21 @@ def sizes(
     def first(name: str) -> int:
         return size_of(tensors, name, path, layout.kind)[0]
 
-    def count(template: str, **numbers: int) -> int:
-        missing = "level" if "level" not in numbers else "block"
-        names = (template.format(**{missing: n}, **numbers) for n in range(MAX_COUNT))
-        return next(
-            (n for n, name in enumerate(names) if f"{name}.weight" not in tensors), MAX_COUNT
-        )
+    def in_level(name: str, level: int) -> int:
+        return numbered(tensors, lambda n: name.format(level=level, block=n))
 
-    block = f"{layout.encoder_block}.conv1"
-    attention = f"{layout.encoder_attention}.{layout.attention_norm}"
-    first(f"{block}.weight".format(level=0, block=0))  # or there is no level to count
-    levels = range(count(block, block=0))
+    block = f"{layout.encoder_block}.conv1.weight"
+    attention = f"{layout.encoder_attention}.{layout.attention_norm}.weight"
+    first(block.format(level=0, block=0))  # or there is no level to count
+    levels = range(numbered(tensors, lambda n: block.format(level=n, block=0)))
     num_codes, code_dim = (*size_of(tensors, layout.codebook, path, layout.kind), 0)[:2]
     return ForeignVQGANConfig(
         resolution=resolution,
         quantizer=nearest(num_codes, code_dim),
         channels=first("encoder.conv_in.weight"),
-        widths=tuple(first(f"{block}.weight".format(level=n, block=0)) for n in levels),
-        blocks_per_level=count(block, level=0),
-        attention_levels=tuple(n for n in levels if count(attention, level=n)),
+        widths=tuple(first(block.format(level=n, block=0)) for n in levels),
+        blocks_per_level=in_level(block, 0),
+        attention_levels=tuple(n for n in levels if in_level(attention, n)),
         middle_attention=f"encoder.{layout.middle[1]}.{layout.attention_norm}.weight" in tensors,
         latent_channels=first("encoder.conv_out.weight"),
     )

@@ -10,13 +10,12 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from semvq.data.order import MAX_BAD_SHARE
-from semvq.files import one_line, read_json, replace_atomically, write_atomically
+from semvq.files import one_line, read_json, replace_atomically, sha256_of, write_atomically
 from semvq.sources.cutting import Done
 from semvq.sources.items import START, Place
 
@@ -160,8 +159,7 @@ def _record(folder: Path, split: str, number: int) -> Path:
 
 def _sha256(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except FileNotFoundError:
         return None
 

@@ -4,7 +4,6 @@ Only safetensors and JSON are ever read, so a file from a stranger can be wrong 
 Names and shapes are checked against the file's header before any memory is taken.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from semvq.files import (
     read_config,
     reading,
     replace_atomically,
+    sha256_of,
     write_atomically,
 )
 from semvq.tokenizer.model import Tokenizer, TokenizerConfig
@@ -45,7 +45,7 @@ def save_tokenizer(
         "format": _FORMAT,
         "config": to_dict(tokenizer.config),
         "code_space_hash": tokenizer.code_space_hash(),
-        "weights_sha256": _sha256(folder / WEIGHTS),
+        "weights_sha256": sha256_of(folder / WEIGHTS),
         "extra": extra or {},
     }
     write_atomically(folder / CONFIG, json.dumps(record, indent=2) + "\n")
@@ -72,10 +72,10 @@ def _load(folder: Path) -> Tokenizer:
     with torch.device("meta"):
         expected = config.build().state_dict()
     check_tensors(weights, expected)
-    if _sha256(weights) != record["weights_sha256"]:
+    if sha256_of(weights) != record["weights_sha256"]:
         raise ValueError(
             f"{weights}: expected sha256 {record['weights_sha256'][:16]} as in {CONFIG}, found "
-            f"{_sha256(weights)[:16]}; the file is damaged or belongs to another tokenizer"
+            f"{sha256_of(weights)[:16]}; the file is damaged or belongs to another tokenizer"
         )
     with torch.random.fork_rng(devices=[]):
         tokenizer = config.build()
@@ -150,8 +150,3 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record["extra"], dict):
         raise ValueError(f"{path}: expected an object as extra, found {record['extra']!r}")
     return record
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

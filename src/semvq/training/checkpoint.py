@@ -5,7 +5,6 @@ the size and sha256 of both. It is made under a temporary name, flushed to disk 
 so a kill at any moment leaves the older one in place. No pickles.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semvq.files import flush, writing
+from semvq.files import flush, sha256_of, writing
 
 MANIFEST = "manifest.json"
 FILES = ("tensors.safetensors", "scalars.json")
@@ -135,7 +134,4 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def _fingerprint(path: Path) -> str:
-    with path.open("rb") as file:
-        return (
-            f"{path.stat().st_size} bytes, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
-        )
+    return f"{path.stat().st_size} bytes, sha256 {sha256_of(path)}"
