@@ -39,3 +39,21 @@ def many_nar() -> Recipe:
     """Long enough to be killed; random masks, other ones in each process."""
     recipe = toy_generator("nar", duration="60 steps", save_every="5 steps", **LOOP)
     return replace(recipe, name="many_nar", upstream="many_phase1")
+
+
+def split_nar() -> Recipe:
+    """The same, each process with a part of the weights."""
+    recipe = many_nar()
+    return replace(recipe, name="split_nar", loop=replace(recipe.loop, split=True))
+
+
+def whole_ar() -> Recipe:
+    """In parts of a batch."""
+    recipe = many_ar()
+    return replace(recipe, name="whole_ar", loop=replace(recipe.loop, accumulate=2))
+
+
+def split_ar() -> Recipe:
+    """The same, each process with a part of the weights."""
+    recipe = whole_ar()
+    return replace(recipe, name="split_ar", loop=replace(recipe.loop, split=True))

@@ -46,6 +46,7 @@ LAYERS = (
     ("grammar", "data_grammar", "sharing_grammar"),
     (
         "command_parts",
+        "launch",
         "sample_commands",
         "evaluate_command",
         "compare_table",
@@ -115,7 +116,7 @@ def code_lines(path: Path) -> int:
     return len(held)
 
 
-# what a reader of the method need not read: lists, an application, the words of the commands, how
+# what a reader of the method need not read: lists, applications, the words of the commands, how
 # other people's files are fetched and read, their networks and tokenizers, and code for one kind of
 # device
 COMMAND_LINE = (
@@ -136,6 +137,7 @@ COMMAND_LINE = (
     "prepare_command",
     "data_grammar",
     "command_parts",
+    "launch",
 )
 NOT_CORE = (
     "recipes",
@@ -149,6 +151,7 @@ NOT_CORE = (
     "kernels",
     "rivals",
     "demo",
+    "edit",
     *COMMAND_LINE,
 )
 INSTRUMENTS = ("evaluation", "probe")  # they judge what the core makes; nothing there needs them

@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from semvq.data.tokens import TokenCache
@@ -133,30 +135,54 @@ def test_another_number_of_processes_is_refused_on_resume(runs, data):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp_path):
+def test_a_split_transformer_learns_what_a_whole_one_does(tokenizer, data, tmp_path):
+    """Losses, norms, held-out figures, pictures, and everything that a checkpoint holds.
+
+    Adam divides gradients that are rounding errors (a key's bias has none) by their own size.
+    """
+    more = ("--upstream", str(tokenizer))
+    made = []
+    for recipe in ("whole_ar", "split_ar"):
+        found = run(2, recipe, tmp_path, data, *more)
+        assert found.returncode == 0, found.stderr
+        made.append(tmp_path / recipe)
+    assert_same_log(*made, 2e-6)
+    whole, split = (load_checkpoint(checkpoints(r / "checkpoints")[-1])[0] for r in made)
+    assert whole.keys() == split.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(split[name], tensor, rtol=0, atol=3e-5, msg=name)
+    exported, average = load_file(made[1] / "model.safetensors"), "average.transformer."
+    assert exported and all(torch.equal(t, split[average + n]) for n, t in exported.items())
+    grids = [np.asarray(Image.open(sorted((r / "samples").iterdir())[-1])) for r in made]
+    assert np.abs(grids[0].astype(int) - grids[1]).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["many_nar", "split_nar"])
+def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp_path, recipe):
     more = ("--upstream", str(tokenizer))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    found = run_by_torchrun(2, "many_nar", whole, data, *more)
+    found = run_by_torchrun(2, recipe, whole, data, *more)
     assert found.returncode == 0, found.stderr
     process = subprocess.Popen(
-        command(2, "many_nar", cut, data, *more), env=environment(), cwd=ROOT,
+        command(2, recipe, cut, data, *more), env=environment(), cwd=ROOT,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    saved = cut / "many_nar" / "checkpoints"
+    saved = cut / recipe / "checkpoints"
     deadline = time.monotonic() + 120
     while len(checkpoints(saved)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     ranks = _children(process.pid)
     os.kill(ranks[-1], signal.SIGKILL)
     assert process.wait(timeout=120) != 0
-    assert not (cut / "many_nar" / "finished").exists(), "it was killed before its end"
-    found = run_by_torchrun(2, "many_nar", cut, data, *more)
+    assert not (cut / recipe / "finished").exists(), "it was killed before its end"
+    found = run_by_torchrun(2, recipe, cut, data, *more)
     assert found.returncode == 0, found.stderr
-    expected, again = (load_file(f / "many_nar" / "model.safetensors") for f in (whole, cut))
+    expected, again = (load_file(f / recipe / "model.safetensors") for f in (whole, cut))
     assert all(torch.equal(expected[k], again[k]) for k in expected)
-    ends = [load_checkpoint(checkpoints(f / "many_nar" / "checkpoints")[-1]) for f in (whole, cut)]
+    ends = [load_checkpoint(checkpoints(f / recipe / "checkpoints")[-1]) for f in (whole, cut)]
     assert all(torch.equal(ends[0][0][k], ends[1][0][k]) for k in ends[0][0])
-    assert read_log(whole / "many_nar") == read_log(cut / "many_nar")
+    assert read_log(whole / recipe) == read_log(cut / recipe)
 
 
 @pytest.mark.slow
@@ -261,6 +287,13 @@ distributed.destroy_process_group()
 @pytest.mark.slow
 def test_gradients_become_means_while_the_backward_runs(tmp_path):
     run_in_two(tmp_path, MEANS)
+
+
+@pytest.mark.slow
+def test_a_split_tokenizer_is_refused(data, tmp_path):
+    found = run(1, "many_autoencoder", tmp_path, data, "--set", "loop.split=true")
+    assert found.returncode == 2
+    assert "loop.split: expected a transformer, found a tokenizer" in found.stderr
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ A user's mistake ends with exit code 2. What a command does is imported when it 
 """
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 
 from semvq.grammar import parser
+from semvq.launch import find_launch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,5 +39,8 @@ def _line(error: Exception) -> str:
 
 def _process() -> str:
     """Which of several processes speaks; nothing where there is one."""
-    count = os.environ.get("WORLD_SIZE", "1")
-    return "" if count == "1" else f" (process {os.environ.get('RANK', '?')} of {count})"
+    try:
+        _, rank, count, _ = find_launch()
+    except ValueError:
+        return ""
+    return "" if count == 1 else f" (process {rank} of {count})"

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from semvq.data.images import ImageSet, save_png
+from semvq.launch import find_launch
 from semvq.recipes import import_file
 
 
@@ -29,7 +29,7 @@ def import_code(options: Namespace) -> None:
 
 def is_first_process() -> bool:
     """Whether this is the only process, or the one that speaks for several."""
-    return os.environ.get("RANK", "0") == "0"
+    return find_launch().rank == 0
 
 
 def flag(name: str) -> str:

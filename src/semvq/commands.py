@@ -171,11 +171,15 @@ def recipes(options: Namespace) -> None:
 
 def describe(options: Namespace) -> None:
     """`semvq describe`: counts and costs, without data or memory; of several recipes, the sum."""
-    size, family = options.epoch_size, {}
+    size, nodes, family = options.epoch_size, options.nodes, {}
+    at_least_one(nodes=nodes)
+    if nodes > 1 and not options.device:
+        raise ValueError("--nodes: expected --device beside it, found none; give one, as h200x8")
     if size is not None:
         at_least_one(epoch_size=size)
     for name in options.recipes:
-        family[name] = describe_recipe(_recipe(name, options), options.device, epoch_size=size)
+        recipe = _recipe(name, options)
+        family[name] = describe_recipe(recipe, options.device, epoch_size=size, nodes=nodes)
     names, (first, *others) = ", ".join(family), family.values()
     if options.json:
         several = {"recipes": family, "hours_in_all": hours_in_all(family)}

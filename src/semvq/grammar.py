@@ -263,6 +263,7 @@ def _recipes(commands: argparse._SubParsersAction) -> None:
                    help="a name that `semvq recipes` prints, or FILE.py:FUNCTION; of several, "
                    "the hours in all")  # fmt: skip
     p.add_argument("--device", help="hours and memory on h200 (h100, a100, …) or several: h200x8")
+    p.add_argument("--nodes", type=int, default=1, help="machines with such devices (1)")
     p.add_argument("--epoch-size", type=int, help="your training images: what an epoch is")
     overrides(p)
     p.add_argument("--json", action="store_true")

@@ -34,12 +34,18 @@ def save_generator(generator: Generator, folder: Path, extra: dict[str, Any]) ->
     names of the classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {n: t.detach().cpu().contiguous() for n, t in generator.state_dict().items()}
+    # parameters first: to ask FSDP2 for a state dict divides them among the processes again
+    tensors = {n: _copy(t) for n, t in generator.named_parameters(remove_duplicate=False)}
+    tensors |= {n: _copy(t) for n, t in generator.state_dict().items() if n not in tensors}
     description = {"generator": to_dict(generator.config), "extra": extra}
     replace_atomically(
         folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"})
     )
     write_atomically(folder / CONFIG, json.dumps(description, indent=2) + "\n")
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def load_generator(folder: Path | str) -> Generator:

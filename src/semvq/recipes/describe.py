@@ -16,7 +16,7 @@ from semvq.recipes.cost import (
     perceptual_parameters,
     training_images,
 )
-from semvq.recipes.estimate import memory_facts, time_facts
+from semvq.recipes.estimate import memory_facts, network_facts, time_facts
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.journal import in_words
 from semvq.training.recipe import Recipe
@@ -33,11 +33,13 @@ def describe(
     device: str | None = None,
     *,
     epoch_size: int | None = None,
+    nodes: int = 1,
 ) -> dict[str, Any]:
     """Parameters per part, code grid, upstream, images seen, estimated FLOPs; JSON-ready.
 
     `recipe` may be a name, or FILE.py:FUNCTION. `device` adds estimated hours and memory on one of
-    `cost.DEVICES` ("h200") or several of them ("h200x8"). `epoch_size` counts training images; None
+    `cost.DEVICES` ("h200") or several of them ("h200x8"), and on so many `nodes` of that kind what
+    their network must carry. `epoch_size` counts training images; None
     takes the published size of the paper's data sets. Raises ValueError for an unknown recipe or
     device, or a count below 1.
     """
@@ -56,9 +58,13 @@ def describe(
     facts |= _length(recipe, epoch_size or training_images(recipe.name))
     facts |= _work(facts)
     if devices is not None:
-        facts["device"] = f"{devices[1]} x {devices[0].name}"
+        kind, count = devices
+        where = f"{count} x {kind.name}"
+        facts["device"] = where if nodes == 1 else f"{nodes} nodes of {where}"
+        devices = kind, count * nodes
         facts |= time_facts(facts, task, devices)
         facts |= memory_facts(facts, task, recipe.loop, devices)
+        facts |= network_facts(facts, recipe.loop, nodes)
     facts["published"] = {f"{p.metric} ({p.where})": p.value for p in recipe.published}
     return facts
 
@@ -150,7 +156,14 @@ def _memory_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "memory_gb" not in facts:
         return []
     note = ("", facts["memory_note"])
-    return [("memory of a GPU", _memory(facts)), note, *_warnings(facts)]
+    return [("memory of a GPU", _memory(facts)), note, *_network(facts), *_warnings(facts)]
+
+
+def _network(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    if "network_gbit" not in facts:
+        return []
+    words = f"{facts['network_gbit']:.3g} Gbit/s into each node and out of it"
+    return [("network", words), ("", facts["network_note"])]
 
 
 def _memory(facts: dict[str, Any]) -> str:
@@ -168,8 +181,11 @@ def count_parameters(module: nn.Module) -> int:
 
 def _state_bytes(module: nn.Module, averaged: bool = True) -> int:
     """fp32 weights and, of those that train, gradient, two moments of AdamW and the average."""
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return 4 * count_parameters(module) + (16 if averaged else 12) * trained
+    return 4 * count_parameters(module) + (4 if averaged else 3) * _gradient_bytes(module)
+
+
+def _gradient_bytes(module: nn.Module) -> int:
+    return 4 * sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
@@ -206,6 +222,7 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
         "training_gflop_per_image": _giga(trained),
         "perceptual_gflop_per_image": _giga(perceptual_flop(task.perceptual, side)),
         "state_bytes": state,
+        "gradient_bytes": _gradient_bytes(model) + (_gradient_bytes(gan) if gan else 0),
         "layer_outputs_per_image": outputs,
     }
 
@@ -224,6 +241,7 @@ def _generator(task: GeneratorTaskConfig) -> dict[str, Any]:
         "training_gflop_per_image": _giga(BACKWARD * forward),
         "training_note": f"without encoding {task.num_views} views of every image once",
         "state_bytes": _state_bytes(model),
+        "gradient_bytes": _gradient_bytes(model),
         "layer_outputs_per_image": count_outputs(model, codes, classes),
     }
 

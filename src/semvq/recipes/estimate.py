@@ -129,9 +129,10 @@ def memory_facts(
     row = nearest_row(task)
     per_image = MEASURED[row].bytes_per_output * facts["layer_outputs_per_image"]
     share = math.ceil(loop.batch_size / count)
+    state = facts["state_bytes"] / (count if loop.split else 1)
 
     def gigabytes(parts: int) -> float:
-        return (facts["state_bytes"] + math.ceil(share / parts) * per_image) / 1e9
+        return (state + math.ceil(share / parts) * per_image) / 1e9
 
     needed, images = gigabytes(loop.accumulate), math.ceil(share / loop.accumulate)
     warnings = _uneven(loop, count)
@@ -147,11 +148,33 @@ def memory_facts(
         "memory_gb": round(needed, 2),
         "memory_of_gb": device.memory,
         "memory_note": (
-            f"estimate: {facts['state_bytes'] / 1e9:.2f} GB of weights, gradients, optimiser and "
+            f"estimate: {state / 1e9:.2f} GB of weights, gradients, optimiser and "
             f"average, and {images} images x {per_image / 1e9:.2g} GB, scaled from the bench's "
             f"{row} on one H200; a transformer's tokenizer and CUDA's own are not counted"
         ),
         "warnings": warnings,
+    }
+
+
+def network_facts(facts: dict[str, Any], loop: LoopConfig, nodes: int) -> dict[str, Any]:
+    """What the links of a node must carry for its GPUs not to wait: gradients, while others come.
+
+    A ring moves (n - 1) / n of them twice between n nodes in a backward pass, which is two thirds
+    of a step; split weights are fetched twice and their gradients reduced once.
+    """
+    if nodes == 1 or not isinstance(facts["hours"], float):
+        return {}
+    times = 3 if loop.split else 2
+    moved = times * facts["gradient_bytes"] * (nodes - 1) / nodes
+    step = facts["hours"] * 3600 * loop.batch_size / facts["images_seen"]
+    seconds = step if loop.split else step * 2 / 3
+    what = "weights and gradients" if loop.split else "gradients"
+    return {
+        "network_gbit": 8 * moved / seconds / 1e9,
+        "network_note": (
+            f"arithmetic, not a measurement: {moved / 1e9:.2f} GB of {what} in each of the steps, "
+            f"which take {step:.2g} s; with slower links the GPUs wait"
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""The processes of one run (D16): started by torchrun, joined by Lightning Fabric.
+"""The processes of one run (D16): started by torchrun or srun, joined by Lightning Fabric.
 
 Every process has the same weights and its own part of each batch, in the order of the ranks; what
 depends on the whole batch (gradients, usage entropy, figures) goes through here. One process is
@@ -7,15 +7,27 @@ the case of count 1, where everything is the identity.
 
 import atexit
 import logging
-import os
 from collections.abc import Iterable
 from signal import SIGTERM
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import (
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from torch import Tensor
 
+from semvq.launch import find_launch
+
+# named here, or Fabric takes a batch script on a cluster for one of several processes
+_ENVIRONMENTS: dict[str, Any] = {
+    "nobody": LightningEnvironment,
+    "torchrun": TorchElasticEnvironment,
+    "srun": SLURMEnvironment,
+}
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -112,16 +124,16 @@ class _Sum(torch.autograd.Function):
 
 
 def start_engine(device: torch.device, precision: str = "fp32") -> tuple[Fabric, World]:
-    """Join the processes that torchrun started (or be the only one); once per program."""
+    """Join the processes that were started with this one, if any were; once per program."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no banner
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
+    by, _, count, local = find_launch()
     fabric = Fabric(
         accelerator=device.type,
         devices=local,
         num_nodes=count // local,
         strategy="ddp" if count > 1 else "auto",
         precision=PRECISIONS[precision],
+        plugins=_ENVIRONMENTS[by](),
     )
     fabric.launch()
     if count > 1 and device.type == "cpu":  # Fabric does so for GPUs; gloo's threads may abort

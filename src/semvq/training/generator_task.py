@@ -73,7 +73,8 @@ class GeneratorTask(Task):
         # here, because encoding draws random numbers and may have been done by an earlier start
         torch.manual_seed(setting.seed)
         self.generator = config.generator.build().to(self.device)
-        self.players = [Player("transformer", self.generator, config.optim)]
+        blocks = tuple(self.generator.blocks)
+        self.players = [Player("transformer", self.generator, config.optim, parts=blocks)]
 
     def _caches(self, setting: Setting) -> tuple[TokenCache, TokenCache]:
         """Training and held-out codes: `--tokens`, or encoded now into the run folder."""

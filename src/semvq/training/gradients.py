@@ -1,6 +1,7 @@
 """Means of gradients over processes (D16), sent off while the backward pass still runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from semvq.training.distributed import World
+from semvq.training.sharding import Split
+from semvq.training.task import Player
 
 BUCKET_BYTES = 25 * 2**20  # DDP's: large enough for the links, small enough to leave early
 
@@ -51,6 +54,10 @@ class GradientMeans:
         self.expecting = False
         self._clear()
 
+    def gathered(self) -> AbstractContextManager:
+        """Every process has all weights anyway; see `sharding`."""
+        return nullcontext()
+
     def _arrived(self, index: int, parameter: nn.Parameter) -> None:
         if not self.expecting:
             return
@@ -68,6 +75,21 @@ class GradientMeans:
             flat = torch.cat([g.flatten() for g in grads])
             reduction = torch.distributed.all_reduce(flat, async_op=True)
             self.sent.append((grads, flat, reduction))
+
+
+Means = Sequence[GradientMeans | Split]  # of all players
+
+
+def means_of(world: World, player: Player, split: bool) -> GradientMeans | Split:
+    """How this player's gradients become means. ValueError where it cannot be split."""
+    if split and not player.parts:
+        raise ValueError(
+            "loop.split: expected a transformer, found a tokenizer, whose losses need gradients "
+            "of gradients; leave it out"
+        )
+    if split and world.count > 1:
+        return Split(world, player.module, player.parts)
+    return GradientMeans(world, player.parameters().values())
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]:

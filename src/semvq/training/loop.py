@@ -19,7 +19,7 @@ from semvq.data.images import save_png, stream
 from semvq.kernels.compiling import Compile, compile_parts, eager
 from semvq.training.checkpoint import load_newest, save_checkpoint
 from semvq.training.distributed import World
-from semvq.training.gradients import GradientMeans
+from semvq.training.gradients import Means, means_of
 from semvq.training.journal import Journal, SilentJournal
 from semvq.training.optim import learning_rate
 from semvq.training.state import TrainingState, seed_step
@@ -41,6 +41,7 @@ class LoopConfig(Config):
     ema_decay: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = False  # on CUDA: bitwise repeatable kernels, slower
+    split: bool = False  # a transformer's weights and all that goes with them, over processes
     # see `compile_parts`: what lies between two matrix products becomes one kernel. A transformer's
     # step gained a fifth on one H200, by trials whose script was not kept
     compile: Compile = "auto"
@@ -93,9 +94,9 @@ def train(
     log_every = images(config.log_every)
     evaluate_every, save_every = images(config.evaluate_every), images(config.save_every)
     warmups = {p.name: images(p.optim.warmup) for p in task.players}
-    state = TrainingState(task, config.ema_decay, world)
-    means = [GradientMeans(world, p.parameters().values()) for p in task.players]
     _check_parts(config, world)
+    means = [means_of(world, p, config.split) for p in task.players]
+    state = TrainingState(task, config.ema_decay, world)
     diary: Journal = SilentJournal(world.rank)
     if world.is_writer:
         diary = Journal(folder, title, total, headline, tensorboard)
@@ -113,7 +114,7 @@ def train(
             seed_step(config.seed, -1)
             with fabric.autocast():
                 task.start(_batches(task, 0, config, fabric, world, num_workers))
-            world.copy_from_writer(state.tensors().values())
+            state.equalize()
         journal.resume(state.images_seen)
         compile_parts(
             task.to_compile(), config.compile, fabric.device, journal.warn,
@@ -195,13 +196,14 @@ def train(
                 values |= {f"norm/{k}": float(v) for k, v in norms.items()}
                 journal.log(state.images_seen, values | {"skipped": float(state.skipped)})
             if last or _due(before, state.images_seen, evaluate_every):
-                _report(task, state, journal, folder, fabric, world)
+                _report(task, state, means, journal, folder, fabric)
             if last or asked or _due(before, state.images_seen, save_every):
                 # the export first: a kill between the two repeats the last steps, no more
                 tensors = state.tensors()
-                if world.is_writer:
-                    with _averaged(state):
+                with _averaged(state, means):
+                    if world.is_writer:
                         task.export(folder)
+                if world.is_writer:
                     scalars, keep = state.scalars(), config.keep_checkpoints
                     save_checkpoint(
                         folder / "checkpoints", state.images_seen, tensors, scalars, keep
@@ -235,12 +237,12 @@ def _batches(
 
 
 def _report(
-    task: Task, state: TrainingState, journal: Journal, folder: Path, fabric: Fabric, world: World
+    task: Task, state: TrainingState, means: Means, journal: Journal, folder: Path, fabric: Fabric
 ) -> None:
     """Held-out figures and a picture, with the averaged weights."""
-    with _averaged(state), torch.no_grad(), fabric.autocast(), eager():
+    with _averaged(state, means), torch.no_grad(), fabric.autocast(), eager():
         values = {f"val/{k}": v for k, v in task.evaluate()}
-        grid = task.pictures() if world.is_writer else None
+        grid = task.pictures() if state.world.is_writer else None
     journal.name_bad(task.unreadable, "left out an unreadable image")
     journal.log(state.images_seen, values)
     if grid is not None:
@@ -249,10 +251,13 @@ def _report(
 
 
 @contextmanager
-def _averaged(state: TrainingState) -> Iterator[None]:
+def _averaged(state: TrainingState, means: Means) -> Iterator[None]:
+    """Inside, every process has all of the averaged weights."""
     with ExitStack() as stack:
         for average in state.averages.values():
             stack.enter_context(average.applied())
+        for mean in means:
+            stack.enter_context(mean.gathered())
         yield
 
 

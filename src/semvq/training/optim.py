@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from semvq.config import Config
+from semvq.training.sharding import part_like
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Inverse of `optimizer_tensors`; the optimiser must have been built the same way."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        parameter = parameters[int(index)]
+        own = part_like(parameter, tensor) if tensor.shape == parameter.shape else tensor
+        state.setdefault(int(index), {})[key] = own
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
@@ -97,6 +101,10 @@ class WeightAverage:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        # values, not tensors: others hold on to where the weights are (FSDP2, CUDA graphs)
         for name, parameter in self.parameters.items():
-            parameter.data, self.average[name] = self.average[name], parameter.data
+            current = parameter.clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(current)

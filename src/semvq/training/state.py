@@ -8,6 +8,7 @@ from torch import Tensor
 from semvq.training.distributed import World
 from semvq.training.identity import AFRESH, Fact, check_facts
 from semvq.training.optim import WeightAverage, load_optimizer_tensors, optimizer_tensors
+from semvq.training.sharding import is_split, part_like, whole
 from semvq.training.task import Task
 
 
@@ -37,7 +38,7 @@ class TrainingState:
         norms: dict[str, Tensor] = {}
         for player in self.task.players:
             grads = [p.grad for p in player.parameters().values() if p.grad is not None]
-            total = torch.nn.utils.get_total_norm(grads) if grads else None
+            total = whole(torch.nn.utils.get_total_norm(grads)) if grads else None
             norms[player.name] = torch.zeros((), device=device) if total is None else total
         return norms
 
@@ -67,7 +68,22 @@ class TrainingState:
         return means
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor a resumed run needs, by flat name."""
+        """Every tensor a resumed run needs, by flat name; called in every process.
+
+        What is split over processes is whole in the writing one alone, and on the CPU there.
+        """
+        found = self._own()
+        for name, tensor in found.items():
+            if is_split(tensor):
+                full = whole(tensor)
+                found[name] = full.cpu() if self.world.is_writer else tensor
+        return found
+
+    def equalize(self) -> None:
+        """Give every process the writing one's tensors; those that are split were equal before."""
+        self.world.copy_from_writer(t for t in self._own().values() if not is_split(t))
+
+    def _own(self) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for player in self.task.players:
             name = player.name
@@ -99,12 +115,16 @@ class TrainingState:
         check_facts(scalars["identity"], self._identity().items(), lead, AFRESH)
         for player in self.task.players:
             name = player.name
-            player.module.load_state_dict(_under(tensors, f"module.{name}."))
+            own = player.module.state_dict()
+            found = _under(tensors, f"module.{name}.")
+            player.module.load_state_dict(
+                {k: part_like(own[k], v) if k in own else v for k, v in found.items()}
+            )
             load_optimizer_tensors(self.optimizers[name], _under(tensors, f"optim.{name}."))
             if name in self.averages:
                 average = self.averages[name].average
                 for key, value in _under(tensors, f"average.{name}.").items():
-                    average[key].copy_(value)
+                    average[key].copy_(part_like(average[key], value))
         device = next(iter(self.task.players[0].parameters().values())).device
         self.window = {k: v.to(device) for k, v in _under(tensors, "window.").items()}
         self.task.load_state(_under(tensors, "task."))

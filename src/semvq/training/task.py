@@ -31,6 +31,7 @@ class Player:
     module: nn.Module
     optim: OptimConfig
     averaged: bool = True  # whether an EMA of the weights is kept, evaluated and exported
+    parts: tuple[nn.Module, ...] = ()  # what may be split over processes, see `sharding`
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name."""
