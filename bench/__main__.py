@@ -6,6 +6,7 @@
     python -m bench profile ROW… [--device …] [--quick] [--top N] where a row's time goes
     python -m bench.kernels                                       the AR step's kernels, on CUDA
     python -m bench.compiling                                     torch.compile of a tokenizer
+    torchrun --nproc-per-node=2 -m bench.split                    a transformer split over GPUs
 
 Every row runs in a process of its own, ours and plain in turns after a warm-up. The table: medians
 with their spread, how many times as fast as plain, the floor (what the device would take at its

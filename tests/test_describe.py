@@ -13,6 +13,7 @@ from bench.tasks import generator_recipe, phase1, phase2
 
 from semvq.backbones.efficientnet_lite import load_efficientnet_lite0
 from semvq.backbones.mobilenet import load_mobilenet_v2
+from semvq.cli import main
 from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
 from semvq.recipes import RECIPES, find_recipe
 from semvq.recipes.cost import (
@@ -288,3 +289,29 @@ def test_the_page_has_a_row_for_every_recipe_and_no_other():
         assert f"`{recipe.upstream}`" in row if recipe.upstream else "nothing" in row, name
         for figure in recipe.published:
             assert f"{figure.value:g}" in row, (name, figure)
+
+
+def test_several_nodes_share_the_work_and_need_a_network():
+    """A ring of n: (n - 1) / n of the gradients twice, in the two thirds that go backward."""
+    recipe = find_recipe("imagenet256_ar_l")
+    one, two = (describe(recipe, "h200x8", nodes=n) for n in (1, 2))
+    assert two["hours"] == pytest.approx(one["hours"] / 2, rel=0.01)
+    assert "network_gbit" not in one and two["device"] == "2 nodes of 8 x NVIDIA H200 SXM"
+    step = two["hours"] * 3600 * recipe.loop.batch_size / two["images_seen"]
+    bits = 8 * 4 * two["parameters"]["transformer"]
+    assert two["network_gbit"] == pytest.approx(bits / (step * 2 / 3) / 1e9, rel=0.01)
+
+
+def test_split_weights_take_their_share_of_memory_and_more_of_the_network():
+    recipe = find_recipe("imagenet256_ar_l")
+    split = replace(recipe, loop=replace(recipe.loop, split=True))
+    whole, parts = (describe(r, "h200x8", nodes=2) for r in (recipe, split))
+    saved = whole["state_bytes"] * 15 / 16 / 1e9
+    assert whole["memory_gb"] - parts["memory_gb"] == pytest.approx(saved, abs=0.02)
+    assert parts["network_gbit"] == pytest.approx(whole["network_gbit"], rel=0.01)  # 3 : 3/2
+
+
+def test_nodes_without_a_device_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["describe", "imagenet256_ar", "--nodes", "2"])
+    assert "--nodes: expected --device beside it" in capsys.readouterr().err

@@ -31,6 +31,7 @@ LAYERS = (
         "asset_list",
         "kernels",
         "precision",
+        "launch",
     ),
     ("assets", "photos"),
     ("backbones", "data"),
@@ -46,7 +47,6 @@ LAYERS = (
     ("grammar", "data_grammar", "sharing_grammar"),
     (
         "command_parts",
-        "launch",
         "sample_commands",
         "evaluate_command",
         "compare_table",
@@ -137,7 +137,6 @@ COMMAND_LINE = (
     "prepare_command",
     "data_grammar",
     "command_parts",
-    "launch",
 )
 NOT_CORE = (
     "recipes",
