@@ -116,7 +116,7 @@ def code_lines(path: Path) -> int:
     return len(held)
 
 
-# what a reader of the method need not read: lists, applications, the words of the commands, how
+# what a reader of the method need not read: lists, applications, words and start of the commands, how
 # other people's files are fetched and read, their networks and tokenizers, and code for one kind of
 # device
 COMMAND_LINE = (
@@ -151,6 +151,7 @@ NOT_CORE = (
     "rivals",
     "demo",
     "edit",
+    "launch",
     *COMMAND_LINE,
 )
 INSTRUMENTS = ("evaluation", "probe")  # they judge what the core makes; nothing there needs them
