@@ -116,9 +116,9 @@ def code_lines(path: Path) -> int:
     return len(held)
 
 
-# what a reader of the method need not read: lists, applications, words and start of the commands, how
-# other people's files are fetched and read, their networks and tokenizers, and code for one kind of
-# device
+# what a reader of the method need not read: lists, applications, the words of the commands and what
+# started them, how other people's files are fetched and read, their networks and tokenizers, and
+# code for one kind of device
 COMMAND_LINE = (
     "cli",
     "grammar",
