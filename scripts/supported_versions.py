@@ -1,4 +1,4 @@
-"""The quick tests with the oldest or the newest packages that pyproject.toml allows, in a new place.
+"""The quick tests with the oldest or the newest packages that pyproject.toml allows, elsewhere.
 
     python -m scripts.supported_versions oldest [--python python3.11] [--tests "-m 'not slow' -n 2"]
     python -m scripts.supported_versions newest --python python3.13
