@@ -54,6 +54,7 @@ LAYERS = (
         "convert_command",
         "export_command",
         "prepare_command",
+        "serve",
         "table_plan",
         "table_command",
         "commands",
@@ -149,6 +150,7 @@ NOT_CORE = (
     "kernels",
     "rivals",
     "demo",
+    "serve",
     *COMMAND_LINE,
 )
 INSTRUMENTS = ("evaluation", "probe")  # they judge what the core makes; nothing there needs them
