@@ -48,7 +48,10 @@ def decoded_steps(tokenizer: Tokenizer, passes: list[Tensor], codes: Tensor) -> 
 def decode_partly(tokenizer: Tokenizer, codes: Tensor) -> Step:
     """Codes (B, D * h, w), K or more where open, as pictures: open places have no embedding."""
     masked = codes >= tokenizer.num_codes
+    depth, columns = tokenizer.quantizer.codes_per_place, codes.shape[2]
+    places = masked.view(len(codes), depth, -1, columns).any(1)
+    if not places.any():
+        return Step(tokenizer.decode(codes).clamp(-1, 1), places)  # bitwise as everywhere else
     embeddings = tokenizer.quantizer.lookup(codes.masked_fill(masked, 0))
-    places = masked.view(len(codes), -1, *embeddings.shape[-2:]).any(1)
     images = tokenizer.decoder(embeddings.masked_fill(places.unsqueeze(1), 0))
     return Step(images.float().clamp(-1, 1), places)

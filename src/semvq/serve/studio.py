@@ -60,27 +60,36 @@ class Studio:
     def look(self, pixels: np.ndarray, label: str | None) -> dict[str, Any]:
         """The photo through every tokenizer, and what its AR transformer predicts of the codes."""
         with strict_fp32():  # the figures that `semvq probe` has
-            shown = [self._look(e, _square(pixels, e.tokenizer), label) for e in self._all()]
-        largest = max((e.tokenizer for e in self._all()), key=lambda t: t.config.resolution)
-        return {"photo": _address(_square(pixels, largest)[0]), "tokenizers": shown}
+            return {"tokenizers": [self._look(e, pixels, label) for e in self.entrants.values()]}
 
-    def _look(self, entrant: Entrant, image: Tensor, label: str | None) -> dict[str, Any]:
+    def _look(self, entrant: Entrant, pixels: np.ndarray, label: str | None) -> dict[str, Any]:
         tokenizer = entrant.tokenizer
+        image = _square(pixels, tokenizer)
         codes = tokenizer.encode(image)
         decoded = tokenizer.decode(codes).clamp(-1, 1)
-        found = {
+        found: dict[str, Any] = {
             "name": entrant.name,
+            "photo": _address(image[0]),
             "codes": _address(self.palettes[entrant.name](tokenizer, codes)[0]),
             "numbers": codes[0].tolist(),
             "reconstruction": _address(decoded[0]),
             "figures": [["PSNR", f"{float(psnr(decoded, image)):.1f} dB"]],
         }
-        ar = entrant.generators.get("AR")
-        return found | (_prediction(ar, tokenizer, codes, label) if ar else {})
+        if ar := entrant.generators.get("AR"):
+            pictures, figures = _prediction(ar, tokenizer, codes, label)
+            found |= pictures
+            found["figures"] += figures
+        return found
 
     @torch.no_grad()
     def repaint(
-        self, pixels: np.ndarray, name: str, box: str, label: str | None, seed: int, options: Options
+        self,
+        pixels: np.ndarray,
+        name: str,
+        box: str,
+        label: str | None,
+        seed: int,
+        options: Options,
     ) -> dict[str, Any]:
         """As `semvq edit --num 1`, with the steps; `box` as of its `--box`."""
         tokenizer, generator = self._drawer(name, "NAR")
@@ -106,12 +115,9 @@ class Studio:
             codes = generator.sample(num, classes, seed, **options)
         return _drawn(codes, decoded_steps(tokenizer, [] if generator.causal else passes, codes))
 
-    def _all(self) -> list[Entrant]:
-        return list(self.entrants.values())
-
     def _drawer(self, name: str, kind: str) -> tuple[Tokenizer, Generator]:
         """A tokenizer by its name, and the transformer of that kind on its codes."""
-        able = [e.name for e in self._all() if kind in e.generators]
+        able = [name for name, e in self.entrants.items() if kind in e.generators]
         if name not in able:
             known = ", ".join(able) or "none: no such run was given to `semvq serve`"
             raise ValueError(f"tokenizer: expected one with {kind} codes ({known}), found '{name}'")
@@ -164,20 +170,21 @@ def _facts(entrant: Entrant) -> dict[str, Any]:
 
 def _prediction(
     generator: Generator, tokenizer: Tokenizer, codes: Tensor, label: str | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, str], list[list[str]]]:
+    """Pictures and figures of the teacher-forced prediction of codes (1, D * h, w)."""
     classes = _optional_class(label, generator)
     found = predict(generator, codes, classes)
     size, top = codes.shape[1:], float(found.cross_entropy.max())
     nats = float(found.cross_entropy.mean())
-    return {
+    pictures = {
         "prediction": _address(tokenizer.decode(found.codes)[0]),
         "surprise": _address(heat_map(found.cross_entropy, size, "viridis", 0.0, top)[0]),
-        "prediction figures": [
-            ["top-1 accuracy", f"{float(found.correct.float().mean()):.3f}"],
-            ["top-5 accuracy", f"{float(found.in_top5.float().mean()):.3f}"],
-            ["cross-entropy", f"{nats:.2f} nats ({bits(nats):.2f} bits) per code"],
-        ],
     }
+    return pictures, [
+        ["AR top-1 accuracy", f"{float(found.correct.float().mean()):.3f}"],
+        ["top-5", f"{float(found.in_top5.float().mean()):.3f}"],
+        ["cross-entropy", f"{nats:.2f} nats ({bits(nats):.2f} bits) per code"],
+    ]
 
 
 def _optional_class(label: str | None, generator: Generator) -> Tensor | None:

@@ -57,8 +57,8 @@ function sentence(figures) {
 function look(found) {
   const smooth = isSmooth(found.name) ? "smooth" : "";
   const pictures = element("div", { className: "pictures" },
-    figure(found.codes, "codes"),
-    figure(found.reconstruction, `reconstruction, ${sentence(found.figures)}`, smooth));
+    figure(found.photo, "photo", smooth), figure(found.codes, "codes"),
+    figure(found.reconstruction, "reconstruction", smooth));
   if (found.prediction) {
     pictures.append(figure(found.prediction, "prediction", smooth),
       figure(found.surprise, "surprise"));
@@ -67,9 +67,8 @@ function look(found) {
   const rows = found.numbers.map((row) => row.map((n) => String(n).padStart(width)).join(" "));
   const numbers = element("pre", { className: "numbers", textContent: rows.join("\n") });
   numbers.tabIndex = 0;
-  const text = found.prediction
-    ? `Prediction by the AR transformer: ${sentence(found["prediction figures"])}`
-    : "No AR run on these codes was given: no prediction.";
+  const text = found.prediction ? sentence(found.figures)
+    : `${sentence(found.figures)} · no AR run on these codes was given: no prediction`;
   return element("div", { className: "look" },
     element("h3", { textContent: found.name }), pictures,
     element("p", { className: "note", textContent: text }),
@@ -87,8 +86,8 @@ async function lookAt() {
     const found = await ask("/look", fields, chosen.file);
     if (own !== asked) return;
     looks.replaceChildren(...found.tokenizers.map(look));
-    const largest = Math.max(...overview.tokenizers.map((t) => t.resolution));
-    showPhoto(found.photo, largest >= SMOOTH_FROM);
+    const [first] = found.tokenizers;
+    showPhoto(first.photo, isSmooth(first.name));
     document.getElementById("photo-name").textContent = chosen.file
       ? `${chosen.file.name}: its centre square` : overview.photos[chosen.index];
   } catch (error) {
