@@ -43,7 +43,15 @@ OPTIONS = (
 )
 # the browser reads descriptor 3 and writes descriptor 4
 PIPE = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1'
-KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Tab": 9, "Enter": 13}
+KEYS = {
+    "ArrowLeft": 37,
+    "ArrowRight": 39,
+    "Home": 36,
+    "End": 35,
+    "Tab": 9,
+    "Enter": 13,
+    "ArrowUp": 38,
+}
 
 
 def find_browser() -> str | None:
