@@ -7,6 +7,7 @@ import io
 import socket
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from semvq.generators.sampling_nar import mask_counts
 from semvq.probe.teacher_forcing import predict
 from semvq.serve import app as application
 from semvq.serve.guard import allowed_hosts
+from semvq.serve.steps import watched
 from semvq.serve.studio import Studio
 from tests.serving import bad_uploads, encoded, noise, toy_runs
 
@@ -111,7 +113,7 @@ def test_packaged_photos_can_be_chosen(client):
     assert client.get("/photo/3").content.startswith(b"\x89PNG")
     assert post(client, "/look", photo=3).status_code == 200
     assert "a number below 28, found 28" in line_of(post(client, "/look", photo=28), 400)
-    assert "below 28, found 28" in line_of(client.get("/photo/28"), 404)
+    assert "start at /" in line_of(client.get("/photo/28"), 404)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,19 @@ def test_repainting_is_the_library_s_and_keeps_the_codes_outside(client, entrant
     assert np.array_equal(shown(found["steps"][-1]["pictures"][0]), as_shown(expected.blended[0]))
     assert found["steps"][0]["open"] == [cells.int().tolist()]
     assert not generator._forward_pre_hooks
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_watching_changes_no_code_where_passes_are_recorded_else(entrant, guidance):
+    generator, classes = deepcopy(entrant.generators["NAR"]).cuda(), torch.arange(3, device="cuda")
+    recorded = generator.sample(3, classes, 5, guidance=guidance)
+    for _ in range(2):
+        with watched(generator) as passes:
+            codes = generator.sample(3, classes, 5, guidance=guidance)
+        assert torch.equal(codes, recorded) and len(passes) == 12
+    assert torch.equal(generator.sample(3, classes, 5, guidance=guidance), recorded)
 
 
 def test_a_turned_photo_is_set_upright(client, pixels):
@@ -258,8 +273,8 @@ def test_the_page_names_no_other_place():
     "path", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page/..%2f..%2fapp.py", "/app.py"]
 )
 def test_no_other_file_is_served(client, path):
-    assert line_of(client.get(path), 404) == "Not Found"
-    assert line_of(client.get("/look"), 405)
+    assert "expected an address of this server, found none" in line_of(client.get(path), 404)
+    assert "start at /" in line_of(client.get("/look"), 405)
 
 
 def test_one_job_at_a_time_and_few_that_wait():

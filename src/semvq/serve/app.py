@@ -176,7 +176,7 @@ def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
     async def show_photo(request: Request) -> Response:
         index = request.path_params["index"]
         if index >= len(thumbnails):
-            raise HTTPException(404, f"expected a photo below {len(thumbnails)}, found {index}")
+            raise HTTPException(404)
         return Response(thumbnails[index], media_type="image/png")
 
     jobs = {"/look": look, "/repaint": repaint, "/sample": sample}
@@ -188,7 +188,7 @@ def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
             *(Route(path, answering(job), methods=["POST"]) for path, job in jobs.items()),
         ],
         middleware=[Middleware(Guard, hosts=hosts)],
-        exception_handlers={HTTPException: _refused},
+        exception_handlers={404: _nowhere, 405: _nowhere, HTTPException: _refused},
     )
 
 
@@ -241,6 +241,13 @@ async def _refused(request: Request, error: Exception) -> Response:
     print(f"semvq: {status} {request.method} {path}: {line}", file=sys.stderr, flush=True)
     await _drop_rest(request)
     return JSONResponse({"error": line}, status)
+
+
+async def _nowhere(request: Request, error: Exception) -> Response:
+    """No such address, or not for this method."""
+    assert isinstance(error, HTTPException)
+    words = "expected an address of this server, found none of this name and method; start at /"
+    return await _refused(request, HTTPException(error.status_code, words))
 
 
 async def _drop_rest(request: Request) -> None:

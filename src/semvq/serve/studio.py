@@ -5,6 +5,7 @@ Pictures are PNG files as data: addresses. One call at a time: models keep state
 
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,12 @@ class Studio:
         tokenizer, generator = self._drawer(name, kind)
         config = generator.config
         classes = classes_of(label, num, tuple(generator.extra["classes"]), config.num_classes)
-        with watched(generator) as passes:
+        watching: AbstractContextManager[list[Tensor]] = watched(generator)
+        if generator.causal:
+            watching = nullcontext([])  # a step is a single code there: not shown
+        with watching as passes:
             codes = generator.sample(num, classes, seed, **options)
-        return _drawn(codes, decoded_steps(tokenizer, [] if generator.causal else passes, codes))
+        return _drawn(codes, decoded_steps(tokenizer, passes, codes))
 
     def _drawer(self, name: str, kind: str) -> tuple[Tokenizer, Generator]:
         """A tokenizer by its name, and the transformer of that kind on its codes."""

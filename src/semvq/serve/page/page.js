@@ -101,6 +101,7 @@ async function lookAt() {
 
 function choose(next) {
   chosen = next;
+  if (!chosen.file) upload.value = ""; // so that the same file can be chosen again
   [...strip.children].forEach((button, i) => {
     button.setAttribute("aria-pressed", !chosen.file && i === chosen.index);
   });
