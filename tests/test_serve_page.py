@@ -64,6 +64,8 @@ def put(browser: Browser, selector: str, value: object) -> None:
 
 def submit(browser: Browser, section: str) -> None:
     browser.evaluate(f"document.querySelector('#{section} .steps').replaceChildren()")
+    browser.box(f"#{section} form button")  # in sight, and at rest in the next frame
+    browser.wait("new Promise((done) => requestAnimationFrame(() => done(true)))")
     browser.click(f"#{section} form button")
     browser.wait(f"!document.querySelector('#{section} form button').disabled")
 
@@ -168,10 +170,14 @@ def test_the_same_seed_draws_the_same_and_ar_has_no_steps(page):
 
 
 def test_mistakes_are_said_on_the_page_and_a_good_photo_clears_them(page, tmp_path: Path):
+    packaged = sources(page, ".look img")[0]
     (tmp_path / "text.png").write_text("no image")
     page.choose_file("#upload", tmp_path / "text.png")
     page.wait("!document.querySelector('#photo .error').hidden")
-    assert text(page, "#photo .error").startswith("the upload: expected JPEG, PNG")
+    assert text(page, "#photo .error").startswith("text.png: expected JPEG, PNG")
+    assert sources(page, ".look img")[0] == packaged
+    submit(page, "repaint")  # of the photo that is still shown
+    assert page.evaluate("document.querySelector('#repaint .error').hidden")
     (tmp_path / "huge.png").write_bytes(bytes(MAX_BYTES + 1))
     page.choose_file("#upload", tmp_path / "huge.png")
     page.wait("document.querySelector('#photo .error').textContent.startsWith('huge.png')")

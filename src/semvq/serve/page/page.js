@@ -12,6 +12,7 @@ const photoClass = document.getElementById("photo-class");
 const overview = await (await fetch("/overview")).json();
 
 let chosen = { index: 0, file: null }; // a packaged photo, or a file of the user's
+let shown = chosen; // the last one that could be looked at
 let asked = 0; // looks so far: only the last one's answer is shown
 
 // One line about what went wrong, in its section; none clears it.
@@ -86,25 +87,31 @@ async function lookAt() {
     const found = await ask("/look", fields, chosen.file);
     if (own !== asked) return;
     looks.replaceChildren(...found.tokenizers.map(look));
+    shown = chosen;
     const [first] = found.tokenizers;
     showPhoto(first.photo, isSmooth(first.name));
     document.getElementById("photo-name").textContent = chosen.file
       ? `${chosen.file.name}: its centre square` : overview.photos[chosen.index];
   } catch (error) {
     if (own !== asked) return;
-    complain(photo, error.message);
-    looks.replaceChildren();
+    const name = chosen.file ? chosen.file.name : "";
+    complain(photo, error.message.replace("the upload", name));
+    mark(shown); // what is on the page stays, and is what a repainting starts from
   }
   looks.classList.remove("waiting");
   looks.removeAttribute("aria-busy");
 }
 
-function choose(next) {
+function mark(next) {
   chosen = next;
   if (!chosen.file) upload.value = ""; // so that the same file can be chosen again
   [...strip.children].forEach((button, i) => {
     button.setAttribute("aria-pressed", !chosen.file && i === chosen.index);
   });
+}
+
+function choose(next) {
+  mark(next);
   const name = chosen.file ? "" : overview.photos[chosen.index].split("/")[0];
   const known = [...photoClass.options].some((option) => option.value === name);
   photoClass.value = known ? name : photoClass.options[0].value;
