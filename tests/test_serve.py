@@ -228,8 +228,10 @@ def test_uploads_that_are_no_photo_get_one_line(client, bad, name):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::1", "10.0.0.1"])
-def test_another_host_s_name_is_refused(client, host):
-    assert "host: expected one of" in line_of(client.get("/", headers={"host": host}), 421)
+def test_another_host_s_name_is_refused(client, capsys, host):
+    line = line_of(client.get("/", headers={"host": host}), 421)
+    assert "host: expected one of" in line
+    assert capsys.readouterr().err == f"semvq: 421 GET /: {line}\n"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "LOCALHOST", "localhost:1", "[::1]:8000"])

@@ -6,16 +6,14 @@ another site's page cannot send it without asking first, which is refused.
 
 import asyncio
 import math
-import sys
-import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -24,8 +22,7 @@ from starlette.routing import Route
 
 from semvq.data.images import png_bytes, to_float
 from semvq.data.pixels import crop_resize, decode, to_tensor
-from semvq.files import one_line
-from semvq.serve.guard import Guard
+from semvq.serve.guard import Guard, refusal
 from semvq.serve.studio import Studio
 
 MAX_BYTES = 16_000_000  # of an upload
@@ -123,7 +120,9 @@ class Queue:
     """One job at a time, and few requests that wait for it."""
 
     def __init__(self) -> None:
-        self.taken, self.running = 0, threading.Lock()
+        self.taken = 0
+        # always the same thread: each keeps some of the memory that it had for a large photo
+        self.worker = ThreadPoolExecutor(1)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -140,12 +139,7 @@ class Queue:
 
     async def run(self, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The job's answer, when all before it are done."""
-
-        def alone() -> dict[str, Any]:
-            with self.running:
-                return job()
-
-        return await run_in_threadpool(alone)
+        return await asyncio.get_running_loop().run_in_executor(self.worker, job)
 
 
 def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
@@ -236,11 +230,9 @@ async def _refused(request: Request, error: Exception) -> Response:
         status, words = 400, str(error).removeprefix("--")  # what an option is called
     else:
         status, words = 500, f"{type(error).__name__}: {error}"
-    line = one_line(words, 300)
-    path = one_line(request.url.path, 100)
-    print(f"semvq: {status} {request.method} {path}: {line}", file=sys.stderr, flush=True)
+    answer = refusal(request.scope, status, words)
     await _drop_rest(request)
-    return JSONResponse({"error": line}, status)
+    return answer
 
 
 async def _nowhere(request: Request, error: Exception) -> Response:

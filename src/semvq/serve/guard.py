@@ -1,5 +1,6 @@
 """Who may ask and what a browser may do with the answers, around the whole application."""
 
+import sys
 from collections.abc import Collection
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -55,22 +56,26 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        refusal = self._refusal(Headers(scope=scope))
-        if refusal is not None:
-            answer = JSONResponse({"error": refusal[1]}, refusal[0])
-            await answer(scope, receive, send_with_headers)
-            return
-        await self.app(scope, receive, send_with_headers)
+        stranger = self._stranger(Headers(scope=scope))
+        answer = self.app if stranger is None else refusal(scope, *stranger)
+        await answer(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Headers) -> tuple[int, str] | None:
+    def _stranger(self, headers: Headers) -> tuple[int, str] | None:
+        """Status and words for a request that is not of our own page; None where it is."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts is not None and _name(host) not in self.hosts:
             known = ", ".join(sorted(self.hosts))
-            return 421, f"host: expected one of {known}, found '{one_line(host, 100)}'"
+            return 421, f"host: expected one of {known}, found '{host}'"
         if origin is not None and _place(origin) != host.lower():
-            found = one_line(origin, 100)
-            return 403, f"expected a request of this page itself, found one of {found}"
+            return 403, f"expected a request of this page itself, found one of {origin}"
         return None
+
+
+def refusal(scope: Scope, status: int, words: str) -> JSONResponse:
+    """One line for the page, and for the terminal."""
+    line, path = one_line(words, 300), one_line(scope["path"], 100)
+    print(f"semvq: {status} {scope['method']} {path}: {line}", file=sys.stderr, flush=True)
+    return JSONResponse({"error": line}, status)
 
 
 def _name(host: str) -> str:
