@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,13 +24,18 @@ from semvq.compare_command import open_entrants
 from semvq.data.images import to_float, to_uint8
 from semvq.data.pixels import crop_resize, to_tensor
 from semvq.edit import box_mask, edit, masked_cells
+from semvq.evaluation.side_by_side import Entrant
+from semvq.generators.ar import ARConfig
+from semvq.generators.nar import NARConfig
 from semvq.generators.sampling_nar import mask_counts
 from semvq.probe.teacher_forcing import predict
+from semvq.rivals.multichannel import MultichannelQuantizerConfig
 from semvq.serve import app as application
 from semvq.serve.guard import allowed_hosts
 from semvq.serve.steps import watched
 from semvq.serve.studio import Studio
 from tests.serving import bad_uploads, encoded, noise, toy_runs
+from tests.toy import toy_phase1
 
 LOCAL = "http://127.0.0.1"
 
@@ -176,6 +182,26 @@ def test_watching_changes_no_code_where_passes_are_recorded_else(entrant, guidan
             codes = generator.sample(3, classes, 5, guidance=guidance)
         assert torch.equal(codes, recorded) and len(passes) == 12
     assert torch.equal(generator.sample(3, classes, 5, guidance=guidance), recorded)
+
+
+def test_several_codes_per_place_and_no_classes_are_shown_too(pixels):
+    torch.manual_seed(0)
+    codes = MultichannelQuantizerConfig(num_codes=16, code_dim=8, channels=2)
+    tokenizer = replace(toy_phase1().task.tokenizer, quantizer=codes).build().eval()
+    size = {"num_layers": 2, "width": 16, "num_heads": 2, "num_codes": 16}
+    generators = {
+        kind: config(**size, grid_height=8, grid_width=4).build().eval()
+        for kind, config in (("AR", ARConfig), ("NAR", NARConfig))
+    }
+    for generator in generators.values():
+        generator.extra["classes"] = []
+    studio = Studio([Entrant("two", "", tokenizer, generators)])
+    (found,) = studio.look(pixels, None)["tokenizers"]
+    assert np.shape(found["numbers"]) == (8, 4) and shown(found["codes"]).shape == (4, 4, 3)
+    drawn = studio.sample("two", "NAR", None, 0, 2, {"steps": 3})
+    assert [np.shape(step["open"]) for step in drawn["steps"]] == [(2, 4, 4)] * 4
+    repainted = studio.repaint(pixels, "two", "0,0,0.5,1", None, 0, {})
+    assert np.sum(repainted["steps"][0]["open"]) == 8 and not np.sum(repainted["steps"][-1]["open"])
 
 
 def test_a_turned_photo_is_set_upright(client, pixels):
