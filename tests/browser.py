@@ -43,7 +43,15 @@ OPTIONS = (
 )
 # the browser reads descriptor 3 and writes descriptor 4
 PIPE = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1'
-KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Tab": 9, "Enter": 13}
+KEYS = {
+    "ArrowLeft": 37,
+    "ArrowRight": 39,
+    "Home": 36,
+    "End": 35,
+    "Tab": 9,
+    "Enter": 13,
+    "ArrowUp": 38,
+}
 
 
 def find_browser() -> str | None:
@@ -150,14 +158,14 @@ class Browser:
 
     def open(
         self,
-        path: Path,
+        page: Path | str,
         width: int,
         height: int = 800,
         dark: bool = False,
         scripts: bool = True,
         touch: bool = False,
     ) -> None:
-        """Show a file in a window of that many CSS pixels, and wait for all its images."""
+        """Show a file or an address in a window of that many CSS pixels, with all its images."""
         self.errors.clear()
         self.requests.clear()
         self.call(
@@ -171,7 +179,8 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")
         self.wait("[...document.images].every((x) => x.complete)")
 
@@ -203,12 +212,24 @@ class Browser:
 
     def drag(self, selector: str, start: float, end: float) -> None:
         """The mouse pressed at one share of an element's width, let go at another."""
+        self.drag_across(selector, (start, 0.5), (end, 0.5))
+
+    def drag_across(
+        self, selector: str, start: tuple[float, float], end: tuple[float, float]
+    ) -> None:
+        """The mouse pressed at shares of an element's width and height, let go at others."""
         left, top, width, height = self.box(selector)
-        y = top + height / 2
-        self._mouse("mousePressed", left + start * width, y)
-        for step in range(1, 5):
-            self._mouse("mouseMoved", left + (start + (end - start) * step / 4) * width, y)
-        self._mouse("mouseReleased", left + end * width, y)
+        for step in range(6):
+            share = min(step, 4) / 4
+            x, y = (a + (b - a) * share for a, b in zip(start, end))
+            kind = {0: "mousePressed", 5: "mouseReleased"}.get(step, "mouseMoved")
+            self._mouse(kind, left + x * width, top + y * height)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """A file for an upload field, as its dialogue would bring it."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path.resolve())])
 
     def _mouse(self, kind: str, x: float, y: float) -> None:
         button = {"button": "left", "clickCount": 1, "buttons": int(kind != "mouseReleased")}

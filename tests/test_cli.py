@@ -26,6 +26,7 @@ COMMANDS = (
     "assets",
     "convert",
     "export",
+    "serve",
 )
 
 

@@ -1,9 +1,16 @@
 """What the documents promise is there, and their commands run."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from threading import Event, Thread
+from urllib.request import urlopen
 
 import pytest
 
@@ -67,7 +74,7 @@ def commands_of(page: str) -> list[str]:
     return [line for line in lines if line.startswith("semvq ")]
 
 
-PAGES = ("converting.md", "sharing.md")
+PAGES = ("converting.md", "sharing.md", "serving.md")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +123,31 @@ def test_the_readme_leads_with_the_recipes_for_ones_own_photos():
     assert len(described) >= 2 and all("--device" in c for c in described), "what it costs"
 
 
+@contextmanager
+def ctrl_c_once_it_answers(arguments: list[str]) -> Iterator[None]:
+    """The user of a server: opens its page, and then ends it. Adds a free port to the command."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments += ["--port", str(port)]
+
+    ended = Event()
+
+    def look_and_leave() -> None:
+        while not ended.wait(0.1):
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+                assert page.status == 200
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    user = Thread(target=look_and_leave)
+    user.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        user.join()
+
+
 @pytest.mark.slow
 def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsys):
     """Every README command in order, on toy photos, two steps each."""
@@ -141,7 +173,8 @@ def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsy
             arguments = [a.replace("1000", "24") for a in arguments]
             arguments += ["--network", "mobilenet-v2"]
             arguments += ["--num", "24"] * (arguments[0] == "compare")  # not the default of 1000
-        with pytest.raises(SystemExit) as stop:
+        ends = ctrl_c_once_it_answers if arguments[0] == "serve" else nullcontext
+        with ends(arguments), pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0, (command, capsys.readouterr().err)
     (tmp_path / "runs" / "demo").symlink_to(tmp_path / "runs")

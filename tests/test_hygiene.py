@@ -55,6 +55,7 @@ LAYERS = (
         "convert_command",
         "export_command",
         "prepare_command",
+        "serve",
         "table_plan",
         "table_command",
         "commands",
@@ -152,6 +153,7 @@ NOT_CORE = (
     "demo",
     "edit",
     "launch",
+    "serve",
     *COMMAND_LINE,
 )
 INSTRUMENTS = ("evaluation", "probe")  # they judge what the core makes; nothing there needs them

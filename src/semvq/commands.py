@@ -38,6 +38,7 @@ from semvq.runs import open_generator, open_tokenizer
 from semvq.sample_commands import check_file
 from semvq.sample_commands import edit as edit
 from semvq.sample_commands import sample as sample
+from semvq.serve.command import serve as serve
 from semvq.table_command import table as table
 from semvq.training.distributed import start_engine
 from semvq.training.generator_task import encode_images

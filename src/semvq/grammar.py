@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semvq.data_grammar import add_assets, add_prepare
 from semvq.grammar_parts import device, overrides, run
-from semvq.sharing_grammar import add_export
+from semvq.sharing_grammar import add_export, add_serve
 
 EPILOG = """\
 start with:
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add_assets(commands)
     _convert(commands)
     add_export(commands)
+    add_serve(commands)
     return top
 
 

@@ -50,7 +50,7 @@ def sample(options: Namespace) -> None:
         generator.to(torch.bfloat16)
     at_least_one(num=options.num, batch_size=options.batch_size)
     num_classes = generator.config.num_classes
-    classes = _classes(options.label, options.num, names, num_classes)
+    classes = classes_of(options.label, options.num, names, num_classes)
     chosen = sampling_options(options, generator.sampling_options)
     score = _scorer(options, generator, tokenizer, device)
     side, scores = tokenizer.config.resolution, []
@@ -87,7 +87,7 @@ def edit(options: Namespace) -> None:
             "that come after those it draws; give a NAR run"
         )
     at_least_one(num=options.num, batch_size=options.batch_size)
-    classes = _edit_classes(options.label, options.num, names, generator)
+    classes = classes_or_none(options.label, options.num, names, generator)
     chosen = sampling_options(options, generator.sampling_options)
     image, mask = _image_and_mask(options, tokenizer.config.resolution)
     blended, decoded = [], []
@@ -156,7 +156,7 @@ def _words(scorer: str) -> str:
     return "mean log p of its codes" if scorer == "likelihood" else f"confidence of {scorer}"
 
 
-def _classes(
+def classes_of(
     label: str | None, num: int, names: tuple[str, ...], num_classes: int
 ) -> Tensor | None:
     """Class numbers of `num` samples; None for an unconditional generator."""
@@ -176,10 +176,10 @@ def _classes(
     )
 
 
-def _edit_classes(
+def classes_or_none(
     label: str | None, num: int, names: tuple[str, ...], generator: Generator
 ) -> Tensor | None:
-    """As `_classes`, but without --class none at all, which some generators were not taught."""
+    """As `classes_of`, but without --class none at all, which some generators were not taught."""
     config = generator.config
     if label is None:
         if config.num_classes and not config.conditioning_dropout:
@@ -188,7 +188,7 @@ def _edit_classes(
                 f"conditioning_dropout; give a name among {', '.join(names)}"
             )
         return None
-    return _classes(label, num, names, config.num_classes)
+    return classes_of(label, num, names, config.num_classes)
 
 
 def _image_and_mask(options: Namespace, resolution: int) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""The grammar of the command that gives runs to others; no torch here either."""
+"""The grammar of the commands that show and give runs to others; no torch here either."""
 
 import argparse
 from pathlib import Path
 
-from semvq.grammar_parts import run
+from semvq.grammar_parts import device, run
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
@@ -18,3 +18,15 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--licence", metavar="ID", help="hub: of the weights, such as apache-2.0")
     p.add_argument("--decoder", type=Path,
                    help="hub: tokenizer run that draws an AR or NAR run's picture")  # fmt: skip
+
+
+def add_serve(commands: argparse._SubParsersAction) -> None:
+    """`semvq serve`."""
+    p = commands.add_parser("serve", help="a live page: photos through runs, repainting, samples")
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN",
+                   help="tokenizer runs, and AR or NAR runs on their codes")  # fmt: skip
+    p.add_argument("--code", type=Path, help="Python file with your own classes, if any")
+    p.add_argument("--host", default="127.0.0.1",
+                   help="address to listen at (%(default)s: this machine alone)")  # fmt: skip
+    p.add_argument("--port", type=int, default=8000, help="(%(default)s; 0 takes any)")
+    device(p)

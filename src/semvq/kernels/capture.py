@@ -5,12 +5,25 @@ than the device on running them. Elsewhere than on CUDA the function is simply c
 """
 
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 WARM_UP = 2  # calls before recording: libraries allocate their workspaces then
+_RECORDS = ContextVar("records", default=True)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Inside, functions are simply called on CUDA too, so that a module's hooks see every pass."""
+    token = _RECORDS.set(False)
+    try:
+        yield
+    finally:
+        _RECORDS.reset(token)
 
 
 class Captured:
@@ -31,7 +44,7 @@ class Captured:
 
     def __call__(self, *values: Tensor) -> Any:
         """The function's result, for inputs of the shapes of the first ones."""
-        if not all(t.is_cuda for t in (*self.inputs, *self.moved)):
+        if not _RECORDS.get() or not all(t.is_cuda for t in (*self.inputs, *self.moved)):
             return self.function(*values)
         for own, value in zip(self.inputs, values, strict=True):
             own.copy_(value)
@@ -78,7 +91,7 @@ class Kept:
 
         A graph reads weights at their addresses, and averaging weights swaps them in training.
         """
-        if next(model.parameters()).device.type != "cuda":
+        if not _RECORDS.get() or next(model.parameters()).device.type != "cuda":
             return make()
         own = (p for part in submodules(model) for p in part._parameters.values())
         places = tuple(p.data_ptr() for p in own if p is not None)
