@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 import semvq
 from semvq.cli import main
 from semvq.interop import opening
-from semvq.tokenizer.files import load_tokenizer, tokenizer_extra
+from semvq.tokenizer.files import load_tokenizer, save_tokenizer, tokenizer_extra
 from tests.foreign import Diffusers, LlamaGen, MaskGIT, Oracle, Taming
-from tests.toy import photos
+from tests.toy import photos, toy_phase1
 
 SIDE = 16
 
@@ -250,13 +250,14 @@ def test_converted_runs_are_judged_like_any_other(tmp_path, monkeypatch, capsys)
     photos(tmp_path / "PHOTOS", per_class=3)
     for name, oracle in (("a", narrow(LlamaGen)()), ("b", Diffusers())):
         assert convert(oracle, write(oracle, tmp_path / f"file-{name}"), tmp_path / name) == 0
+    save_tokenizer(toy_phase1().task.tokenizer.build(), tmp_path / "ours", {"classes": []})
     for command in (
         "evaluate a --protocol reconstruction --data PHOTOS --json figures.json",
-        "compare a b --data PHOTOS --photos 2 --out page.html --json page.json",
+        "compare a ours b --data PHOTOS --photos 2 --out page.html --json page.json",
     ):
         with pytest.raises(SystemExit) as stop:
             main([*command.split(), "--network", "mobilenet-v2", "--device", "cpu"])
         assert stop.value.code == 0, capsys.readouterr().err
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert figures["num_images"] == 9 and figures["psnr"] > 0
-    assert list(json.loads((tmp_path / "page.json").read_text())["figures"]) == ["a", "b"]
+    assert list(json.loads((tmp_path / "page.json").read_text())["figures"]) == ["a", "ours", "b"]
