@@ -1,0 +1,72 @@
+"""The documentation site: `python -m sphinx -W docs site` writes it into the folder `site`.
+
+Pages are the Markdown files here; README and its neighbours are included, not copied. Nothing is
+fetched, neither to build the site nor to read it.
+"""
+
+import posixpath
+import re
+
+from semvq import __version__
+
+project = "semvq"
+copyright = "the semvq authors"  # noqa: A001
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+nitpicky = True
+# of types, those of other packages are no pages here
+nitpick_ignore_regex = [("py:.*", r"(?!semvq\.).*")]
+
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = f"semvq {release}"
+html_copy_source = False
+html_show_sourcelink = False
+pygments_style = "default"
+
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_class_signature = "separated"
+autodoc_preserve_defaults = True
+
+INCLUDED = ("README", "EXPERIMENTS", "CHANGELOG", "CONTRIBUTING")  # pages of the same names here
+
+
+def site_links(text: str, folder: str) -> str:
+    """Links of a Markdown file that lies in `folder` of the repository, as links from docs/."""
+
+    def moved(link: re.Match) -> str:
+        target = posixpath.normpath(posixpath.join(folder, link[1]))
+        name, end = posixpath.splitext(target)
+        if name in INCLUDED:
+            return f"](/{name.lower()}{end}"
+        return f"](/{posixpath.relpath(target, 'docs')}"
+
+    return re.sub(r"\]\((?![a-z]+:|#)([^)#]+)", moved, text)
+
+
+def read_page(app, name, content):
+    """A page of docs/ may link to what lies beside that folder."""
+    folder = posixpath.join("docs", posixpath.dirname(name))
+    content[0] = site_links(content[0], folder)
+
+
+def read_included(app, path, name, content):
+    """An included file lies elsewhere than the page that it becomes."""
+    content[0] = site_links(content[0], posixpath.normpath(f"docs/{path.parent.as_posix()}"))
+
+
+def as_text(app, what, name, obj, options, lines):
+    """Docstrings are sentences with `names` in them, not markup."""
+    parts = re.split(r"`([^`]+)`", "\n".join(lines))
+    parts[::2] = [re.sub(r"[*|\\]|_(?=\W)", r"\\\g<0>", part) for part in parts[::2]]
+    parts[1::2] = [f"``{part}``\\ " for part in parts[1::2]]
+    lines[:] = "".join(parts).split("\n")
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("source-read", read_page)
+    app.connect("include-read", read_included)
+    app.connect("autodoc-process-docstring", as_text)
