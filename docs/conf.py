@@ -6,8 +6,12 @@ fetched, neither to build the site nor to read it.
 
 import posixpath
 import re
+import sys
+from pathlib import Path
 
-from semvq import __version__
+sys.path.insert(0, str(Path(__file__).parent.parent / "src"))  # the docstrings of this checkout
+
+from semvq import __version__  # noqa: E402
 
 project = "semvq"
 copyright = "the semvq authors"  # noqa: A001
@@ -30,7 +34,13 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
 
-INCLUDED = ("README", "EXPERIMENTS", "CHANGELOG", "CONTRIBUTING")  # pages of the same names here
+# pages that include a file of the repository's root
+INCLUDED = {
+    "README.md": "overview.md",
+    "EXPERIMENTS.md": "experiments.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 
 
 def site_links(text: str, folder: str) -> str:
@@ -38,10 +48,7 @@ def site_links(text: str, folder: str) -> str:
 
     def moved(link: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[1]))
-        name, end = posixpath.splitext(target)
-        if name in INCLUDED:
-            return f"](/{name.lower()}{end}"
-        return f"](/{posixpath.relpath(target, 'docs')}"
+        return f"](/{INCLUDED.get(target) or posixpath.relpath(target, 'docs')}"
 
     return re.sub(r"\]\((?![a-z]+:|#)([^)#]+)", moved, text)
 
