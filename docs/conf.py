@@ -26,13 +26,16 @@ html_theme = "furo"
 html_title = f"semvq {release}"
 html_copy_source = False
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 pygments_style = "default"
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-autodoc_class_signature = "separated"
+autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
+maximum_signature_line_length = 88
 
 # pages that include a file of the repository's root
 INCLUDED = {
@@ -43,31 +46,33 @@ INCLUDED = {
 }
 
 
-def site_links(text: str, folder: str) -> str:
-    """Links of a Markdown file that lies in `folder` of the repository, as links from docs/."""
+def for_site(text: str, folder: str) -> str:
+    """A Markdown file that lies in `folder` of the repository, as a page of this folder.
+
+    Links become those from here, and blocks of commands, which have no prompts, are coloured.
+    """
 
     def moved(link: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[1]))
         return f"](/{INCLUDED.get(target) or posixpath.relpath(target, 'docs')}"
 
-    return re.sub(r"\]\((?![a-z]+:|#)([^)#]+)", moved, text)
+    return re.sub(r"\]\((?![a-z]+:|#)([^)#]+)", moved, text.replace("```console", "```bash"))
 
 
 def read_page(app, name, content):
     """A page of docs/ may link to what lies beside that folder."""
-    folder = posixpath.join("docs", posixpath.dirname(name))
-    content[0] = site_links(content[0], folder)
+    content[0] = for_site(content[0], posixpath.join("docs", posixpath.dirname(name)))
 
 
 def read_included(app, path, name, content):
     """An included file lies elsewhere than the page that it becomes."""
-    content[0] = site_links(content[0], posixpath.normpath(f"docs/{path.parent.as_posix()}"))
+    content[0] = for_site(content[0], posixpath.normpath(f"docs/{path.parent.as_posix()}"))
 
 
 def as_text(app, what, name, obj, options, lines):
     """Docstrings are sentences with `names` in them, not markup."""
     parts = re.split(r"`([^`]+)`", "\n".join(lines))
-    parts[::2] = [re.sub(r"[*|\\]|_(?=\W)", r"\\\g<0>", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"[*|@\\]|_(?=\W)", r"\\\g<0>", part) for part in parts[::2]]
     parts[1::2] = [f"``{part}``\\ " for part in parts[1::2]]
     lines[:] = "".join(parts).split("\n")
 
