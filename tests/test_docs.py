@@ -62,17 +62,7 @@ def readme_commands() -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith("semvq ")]
 
 
-def commands_of(page: str) -> list[str]:
-    lines = (ROOT / "docs" / page).read_text().splitlines()
-    return [line for line in lines if line.startswith("semvq ")]
-
-
-PAGES = ("converting.md", "sharing.md")
-
-
-@pytest.mark.parametrize(
-    "command", [*readme_commands(), *(line for page in PAGES for line in commands_of(page))]
-)
+@pytest.mark.parametrize("command", readme_commands())
 def test_readme_command_parses(command):
     parser().parse_args(shlex.split(command)[1:])
 
