@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "src"))  # the docstrings 
 from semvq import __version__  # noqa: E402
 
 project = "semvq"
-copyright = "the semvq authors"  # noqa: A001
+copyright = "the semvq authors"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 nitpicky = True
