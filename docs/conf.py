@@ -26,8 +26,6 @@ html_theme = "furo"
 html_title = f"semvq {release}"
 html_copy_source = False
 html_show_sourcelink = False
-html_static_path = ["_static"]
-html_css_files = ["site.css"]
 pygments_style = "default"
 
 autodoc_typehints = "signature"
