@@ -26,9 +26,9 @@ from tests.source_cases import database
 from tests.test_docs import ROOT, SHORT
 from tests.toy import photos
 
-# Blocks that begin with one of these do not run here, on any page or on the one that is named.
+# Blocks of a page that is named here, or that begin with one of these, do not run here.
 ELSEWHERE = {
-    "torchrun": "tests/test_processes.py trains and encodes in several processes",
+    "many-gpus.md": "tests/test_processes.py trains and encodes in several processes",
     "semvq correlate": "needs four tokenizers with transformers: tests/test_correlate.py",
     "semvq convert": "needs files of others: tests/test_convert*.py have each format's layout",
     "semvq export runs/fruit_phase2 --to onnx": "tests/test_export.py makes graphs, and runs them",
@@ -57,27 +57,25 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [b for b in FENCE.findall(page.read_text()) if not b[0].startswith("{")]
 
 
-def elsewhere(block: str) -> bool:
-    return block.startswith(tuple(ELSEWHERE))
+def blocks_to_run(page: Path) -> list[tuple[str, str]]:
+    if page.name in ELSEWHERE:
+        return []
+    return [b for b in blocks(page) if not b[1].startswith(tuple(ELSEWHERE))]
 
 
 def lines(block: str) -> list[str]:
     return [line for x in block.splitlines() if (line := x.split("  #")[0].strip())]
 
 
-def to_run() -> list[Path]:
-    return [page for page in PAGES if any(not elsewhere(text) for _, text in blocks(page))]
-
-
 def test_every_block_runs_or_says_why_not():
-    found = [(page.name, *block) for page in PAGES for block in blocks(page)]
-    for page, language, text in found:
-        if not elsewhere(text):
+    for page in PAGES:
+        for language, text in blocks_to_run(page):
             assert language in ("console", "python"), (page, language, text)
             if language == "console":
                 assert all(line.startswith("semvq ") for line in lines(text)), (page, text)
+    known = [start for page in PAGES for start in (page.name, *(text for _, text in blocks(page)))]
     for start in ELSEWHERE:
-        assert any(text.startswith(start) for _, _, text in found), f"no block is {start}"
+        assert any(text.startswith(start) for text in known), f"nothing begins with {start}"
 
 
 def test_commands_on_pages_parse():
@@ -153,13 +151,11 @@ def run(command: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", to_run(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", list(filter(blocks_to_run, PAGES)), ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run(page, workshop, tmp_path, monkeypatch):
     shutil.copytree(workshop, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    for language, text in blocks(page):
-        if elsewhere(text):
-            continue
+    for language, text in blocks_to_run(page):
         if language == "python":
             exec(compile(text, page.name, "exec"), {})
         else:
