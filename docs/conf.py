@@ -9,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "src"))  # the docstrings of this checkout
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "src"))  # the docstrings of this checkout
 
 from semvq import __version__  # noqa: E402
 
@@ -47,14 +48,20 @@ INCLUDED = {
 def for_site(text: str, folder: str) -> str:
     """A Markdown file that lies in `folder` of the repository, as a page of this folder.
 
-    Links become those from here, and blocks of commands, which have no prompts, are coloured.
+    Links become those from here, those to folders, which are no pages, plain words; blocks of
+    commands, which have no prompts, are coloured.
     """
 
     def moved(link: re.Match) -> str:
-        target = posixpath.normpath(posixpath.join(folder, link[1]))
-        return f"](/{INCLUDED.get(target) or posixpath.relpath(target, 'docs')}"
+        words, path, anchor = link.groups()
+        target = posixpath.normpath(posixpath.join(folder, path))
+        if (ROOT / target).is_dir():
+            return words
+        page = INCLUDED.get(target) or posixpath.relpath(target, "docs")
+        return f"[{words}](/{page}{anchor})"
 
-    return re.sub(r"\]\((?![a-z]+:|#)([^)#]+)", moved, text.replace("```console", "```bash"))
+    local = r"\[([^\]]*)\]\((?![a-z]+:|#)([^)#]+)([^)]*)\)"
+    return re.sub(local, moved, text.replace("```console", "```bash"))
 
 
 def read_page(app, name, content):

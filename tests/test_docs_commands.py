@@ -37,7 +37,7 @@ ELSEWHERE = {
     "from semvq import load_generator, load_tokenizer, push_to_hub": (
         "talks to the hub: tests/test_hub.py has a hub of its own"
     ),
-    "semvq table {": "the form of a command, not one: tests/test_tables.py",
+    "semvq table": "minutes a row, or a command's form alone: tests/test_tables.py",
     "PHOTOS/a.jpg": "no commands: what folders look like",
     "skipped an unreadable image": "no command: what the terminal says",
 }
