@@ -15,11 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from semvq.cli import main, parser
-from semvq.config import from_dict, to_dict, with_overrides
 from semvq.evaluation import intervals, side_by_side
-from semvq.recipes import find_recipe
-from semvq.recipes.describe import describe
-from semvq.training.recipe import Recipe
 from tests.toy import photos
 
 ROOT = Path(__file__).parent.parent
@@ -69,33 +65,9 @@ def readme_commands() -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith("semvq ")]
 
 
-def commands_of(page: str) -> list[str]:
-    lines = (ROOT / "docs" / page).read_text().splitlines()
-    return [line for line in lines if line.startswith("semvq ")]
-
-
-PAGES = ("converting.md", "sharing.md", "serving.md")
-
-
-@pytest.mark.parametrize(
-    "command", [*readme_commands(), *(line for page in PAGES for line in commands_of(page))]
-)
+@pytest.mark.parametrize("command", readme_commands())
 def test_readme_command_parses(command):
     parser().parse_args(shlex.split(command)[1:])
-
-
-@pytest.mark.slow
-def test_the_commands_for_256_px_are_those_of_recipes_that_can_be_changed_so():
-    page = (ROOT / "docs" / "your-photos.md").read_text()
-    blocks_of_page = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
-    lines = [line for line in "".join(blocks_of_page).splitlines() if line.startswith("semvq ")]
-    assert len(lines) > 10
-    for line in lines:
-        options = parser().parse_args(shlex.split(line)[1:])
-        for name in options.recipes if options.command == "describe" else [options.recipe]:
-            recipe = with_overrides(find_recipe(name), options.overrides)
-            assert from_dict(Recipe, to_dict(recipe)) == recipe
-            assert describe(recipe, "rtx4090", epoch_size=60_000)["hours"] > 1
 
 
 SHORT = [

@@ -227,6 +227,7 @@ def test_lint_and_format():
             "scripts",
             "bench",
             "examples",
+            "docs/conf.py",
         ]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
