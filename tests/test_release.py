@@ -57,7 +57,7 @@ def test_the_source_archive_is_enough_for_the_tests(tmp_path):
     (archive,) = tmp_path.glob("semvq-*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
-    for folder in ("src", "tests", "bench", "docs", "examples", "scripts"):
+    for folder in ("src", "tests", "bench", "docs", "examples", "scripts", "results"):
         listed = subprocess.run(
             ["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.split()
