@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SEEDS = (0, 1, 2)
 # usage is measured with rFID; a NAR transformer has learnt next to nothing after so few images
 COLUMNS = ["rFID", "AR"]
 # variant: its row in each table that has it
@@ -37,7 +36,7 @@ ONE_SEED = {
     "alpha60": {"fig6": "alpha 0.6"},
     "conv2": {"1": "+Conv x2"},
 }
-COMPARED = 4  # tokenizers a page
+COMPARED = 2  # tokenizers a page: each takes minutes
 SECOND_PHASE = ["AR, 1st phase", "AR, 2nd phase"]
 
 
@@ -55,21 +54,22 @@ def jobs(options: Namespace) -> list[Job]:
     photos = ["--data", str(options.data), "--val", str(options.val)]
     workers = ["--workers", str(options.workers)]
     found = [_statistics(options, workers)]
-    for seed in SEEDS:
+    for seed in options.seeds:
         words = ["train", "mini64_autoencoder", *photos, *workers, "--set", f"loop.seed={seed}"]
         out = ["--out", str(options.out / f"seed{seed}" / "mini64_autoencoder")]
         found.append(Job(f"autoencoder-{seed}", [*words, *out]))
-    for seed in SEEDS:  # whole seeds, one after another: a machine may be taken away
-        found += [_row(options, variant, seed) for variant in _variants(seed)]
+    for seed in options.seeds:  # one after another: a machine may be taken away
+        found += [_row(options, variant, seed) for variant in _variants(options, seed)]
         found.append(_second_phase(options, seed))
         found += _numbers(options, seed)
-        if seed == SEEDS[0]:
+        if seed == options.seeds[0] and not options.claims:
             found += _pages(options, workers)
     return found
 
 
-def _variants(seed: int) -> dict[str, dict[str, str]]:
-    return CLAIMS | ONE_SEED if seed == SEEDS[0] else CLAIMS
+def _variants(options: Namespace, seed: int) -> dict[str, dict[str, str]]:
+    alone = seed != options.seeds[0] or options.claims
+    return CLAIMS if alone else CLAIMS | ONE_SEED
 
 
 def _statistics(options: Namespace, workers: list[str]) -> Job:
@@ -89,7 +89,7 @@ def _table(options: Namespace, table: str, rows: list[str], seed: int) -> list[s
 
 
 def _row(options: Namespace, variant: str, seed: int) -> Job:
-    table, row = next(iter(_variants(seed)[variant].items()))
+    table, row = next(iter((CLAIMS | ONE_SEED)[variant].items()))
     words = [*_table(options, table, [row], seed), "--columns", *COLUMNS]
     return Job(f"{variant}-{seed}", words, ("statistics", f"autoencoder-{seed}"))
 
@@ -104,7 +104,7 @@ def _numbers(options: Namespace, seed: int) -> list[Job]:
     """A file of numbers for every table, of what is measured by then."""
     found = []
     for table in ("1", "5", "6", "fig6"):
-        rows = {v: place[table] for v, place in _variants(seed).items() if table in place}
+        rows = {v: place[table] for v, place in _variants(options, seed).items() if table in place}
         columns = ["--columns", *COLUMNS, *["usage"] * (table == "5")]
         name = f"table{table}" if table.isdigit() else table
         file = ["--csv", str(options.out / f"{name}-seed{seed}.csv")]
@@ -116,18 +116,19 @@ def _numbers(options: Namespace, seed: int) -> list[Job]:
 
 def _pages(options: Namespace, workers: list[str]) -> list[Job]:
     """Tokenizers of one seed with their transformers: cheap figures, and those of samples."""
-    variants, found = list(_variants(SEEDS[0])), []
+    seed = options.seeds[0]
+    variants, found = list(_variants(options, seed)), []
     for start in range(0, len(variants), COMPARED):
         some = variants[start : start + COMPARED]
         runs = [
-            str(options.out / f"seed{SEEDS[0]}" / f"mini64_{variant}{kind}")
+            str(options.out / f"seed{seed}" / f"mini64_{variant}{kind}")
             for variant in some
             for kind in ("", "_ar")
         ]
         page = options.out / f"compare-{'-'.join(some)}"
         words = ["compare", *runs, "--data", str(options.val), "--train", str(options.data)]
         words += ["--num", "2500", "--out", f"{page}.html", "--json", f"{page}.json", *workers]
-        found.append(Job(page.name, words, tuple(f"{v}-{SEEDS[0]}" for v in some)))
+        found.append(Job(page.name, words, tuple(f"{v}-{seed}" for v in some)))
     return found
 
 
@@ -181,6 +182,10 @@ def main() -> None:
     p.add_argument("--data", type=Path, required=True, help="training images: class folders, tars")
     p.add_argument("--val", type=Path, required=True, help="one tar file of held-out images")
     p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
+    p.add_argument("--claims", action="store_true",
+                   help="the claims' tokenizers alone, not more and pages with the first seed"
+                   )  # fmt: skip
     p.add_argument("--gpus", nargs="+", default=["0"], help='(0); "" is the CPU')
     p.add_argument("--at-once", type=int, default=3, help="jobs on a GPU (%(default)s)")
     p.add_argument("--workers", type=int, default=3, help="loading processes a job (%(default)s)")

@@ -16,7 +16,9 @@ from semvq.recipes.tables import cells
 def options(tmp_path):
     (tmp_path / "jobs").mkdir()
     photos = {"data": Path("train"), "val": Path("val.tar")}
-    return Namespace(**photos, out=tmp_path, workers=0, gpus=[""], at_once=1)
+    return Namespace(
+        **photos, out=tmp_path, workers=0, gpus=[""], at_once=1, seeds=[0, 1, 2], claims=False
+    )
 
 
 def test_every_job_is_a_command_and_stands_after_what_it_needs(options):
@@ -34,6 +36,14 @@ def test_its_jobs_make_what_they_name(options):
         for table, row in places.items():
             runs = {cell.run for cell in cells(table, "mini") if cell.row == row}
             assert f"mini64_{variant}" in runs and f"mini64_{variant}_ar" in runs
+
+
+def test_the_claims_alone_are_fewer_jobs(options):
+    every = {job.name for job in miniature.jobs(options)}
+    options.claims, options.seeds = True, [2]
+    found = {job.name for job in miniature.jobs(options)}
+    assert {"statistics", "low-2", "sem-2", "fig8-2", "numbers-table6-2"} < found < every
+    assert not any(name.startswith(("compare", "kmeans")) for name in found)
 
 
 def worked_off(options, monkeypatch, failing: str) -> dict[str, str]:
