@@ -17,7 +17,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = ("sources", "onnx", "hub", "tensorboard", "serve")
+EXTRAS = ("sources", "onnx", "hub", "tensorboard", "serve", "photos")
 
 
 def lower_bounds() -> list[str]:
@@ -25,7 +25,8 @@ def lower_bounds() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     needs = [*project["dependencies"], *(need for name in EXTRAS for need in extras.get(name, ()))]
-    found = (re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)(?:;.*)?", need) for need in needs)
+    found = [re.fullmatch(r"([\w-]+)>=([\w.]+)", need) for need in needs]
+    assert all(found), f"expected name>=version, found {needs}"
     return [f"{match[1]}=={match[2]}" for match in found if match]
 
 

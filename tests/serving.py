@@ -70,9 +70,9 @@ class Server:
 
 
 @contextmanager
-def serving(runs: list[Path], folder: Path) -> Iterator[Server]:
+def serving(runs: list[Path], folder: Path, *more: str) -> Iterator[Server]:
     """Answers inside; works in `folder`, where its temporary files would lie too."""
-    command = [sys.executable, "-m", "semvq", "serve", *map(str, runs), "--port", "0"]
+    command = [sys.executable, "-m", "semvq", "serve", *map(str, runs), "--port", "0", *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"TMPDIR": str(folder)}
     process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)

@@ -17,8 +17,8 @@ from tests.forks import Done, Spoken
 from tests.test_processes import ROOT, arguments, environment, run
 from tests.toy import photos
 
-HOSTS = ("semvq-a", "semvq-b")
-CABLE = ("semvqa0", "semvqb0")
+HOSTS = tuple(f"semvq-{os.getpid()}-{end}" for end in "ab")
+CABLE = tuple(f"sv{os.getpid()}{end}" for end in "ab")
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
 
 
@@ -32,11 +32,11 @@ def hosts() -> Iterator[None]:
     if shutil.which("ip") is None or ip("netns", "add", HOSTS[0]):
         pytest.skip("no network namespaces here: they need Linux, `ip` and its administrator")
     try:
-        ip("netns", "add", HOSTS[1])
-        ip("link", "add", CABLE[0], "type", "veth", "peer", "name", CABLE[1])
+        assert ip("netns", "add", HOSTS[1]) == 0
+        assert ip("link", "add", CABLE[0], "type", "veth", "peer", "name", CABLE[1]) == 0
         for host, end, address in zip(HOSTS, CABLE, ADDRESSES):
-            ip("link", "set", end, "netns", host)
-            ip("-n", host, "addr", "add", f"{address}/24", "dev", end)
+            assert ip("link", "set", end, "netns", host) == 0
+            assert ip("-n", host, "addr", "add", f"{address}/24", "dev", end) == 0
             for device in ("lo", end):
                 assert ip("-n", host, "link", "set", device, "up") == 0
         yield
@@ -65,7 +65,11 @@ def test_two_hosts_train_what_two_processes_of_one_do(hosts, tmp_path):
         )
         for number in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=240)[1] for process in started]
+    try:
+        said = [process.communicate(timeout=240)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0, 0], said
     same_weights(tmp_path / "one", tmp_path / "two")
 

@@ -172,6 +172,7 @@ def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp
     deadline = time.monotonic() + 120
     while len(checkpoints(saved)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert len(checkpoints(saved)) >= 2
     ranks = _children(process.pid)
     os.kill(ranks[-1], signal.SIGKILL)
     assert process.wait(timeout=120) != 0

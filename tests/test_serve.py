@@ -53,7 +53,9 @@ def entrant(runs):
 
 @pytest.fixture(scope="module")
 def client(entrant):
-    return TestClient(application.make_app(Studio([entrant]), allowed_hosts("127.0.0.1")), LOCAL)
+    return TestClient(
+        application.make_app(Studio([entrant]), allowed_hosts("127.0.0.1", "127.0.0.1")), LOCAL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +277,27 @@ def test_another_site_s_page_is_refused(client, origin):
 
 
 def test_elsewhere_than_on_loopback_any_name_is_answered():
-    assert allowed_hosts("0.0.0.0") is allowed_hosts("192.168.0.7") is None
-    assert "::1" in allowed_hosts("::1") and "127.0.0.9" in allowed_hosts("127.0.0.9")
+    for host in ("0.0.0.0", "192.168.0.7"):
+        assert allowed_hosts(host, host) is None
+    for host in ("::1", "127.0.0.9"):
+        assert host in (allowed_hosts(host, host) or ())
+
+
+def test_a_class_that_another_run_knows_leaves_one_prediction_out(entrant, pixels):
+    other = deepcopy(entrant.generators["AR"])
+    other.extra["classes"] = ["x", "y", "z"]
+    studio = Studio([entrant, replace(entrant, name="other", generators={"AR": other})])
+    known, foreign = studio.look(pixels, "red")["tokenizers"]
+    assert "prediction" in known and "prediction" not in foreign
+    assert ["AR", "its classes have no 'red'"] in foreign["figures"]
+    with pytest.raises(ValueError, match="expected a name among"):
+        studio.look(pixels, "nobody's")
+
+
+@pytest.mark.parametrize("name", ["127.1", "LOCALHOST", "own-name"])
+def test_a_loopback_of_another_name_is_one_too(name):
+    known = allowed_hosts(name, "127.0.0.1") or ()
+    assert name.lower() in known and "evil.example" not in known
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/overview", "/photo/0", "/nowhere"])
@@ -330,7 +351,7 @@ def test_one_job_at_a_time_and_few_that_wait():
             assert (await client.post("/sample?kind=AR")).status_code == 200  # places are free
             return answers
 
-    answers = asyncio.run(ask_ten())
+    answers = asyncio.run(asyncio.wait_for(ask_ten(), 60))
     refused = [a for a in answers if a.status_code == 503]
     assert most == 1 and len(refused) == 10 - application.PLACES
     assert "at most 6 requests at once, found one more; try again" in line_of(refused[0], 503)

@@ -39,7 +39,7 @@ def send(address: str, head: str, body: bytes, ends: bool = False) -> bytes:
 
 
 def ask(address: str, path: str, body: bytes) -> int:
-    link = HTTPConnection(urlsplit(address).netloc, timeout=120)
+    link = HTTPConnection(urlsplit(address).netloc, timeout=240)
     try:
         link.request("POST", path, body)
         return link.getresponse().status
@@ -127,11 +127,28 @@ def test_lying_and_broken_requests_leave_a_server_that_works(runs, tmp_path):
     assert all(line.startswith("semvq: ") for line in err.splitlines())
 
 
-def test_ctrl_c_while_a_job_runs_ends_with_0(runs, tmp_path):
-    fields = urlencode({"tokenizer": "toy_phase1", "kind": "NAR", "num": 8, "steps": 64})
-    with serving(runs, tmp_path) as server, ThreadPoolExecutor(4) as pool:
-        for _ in range(4):
-            pool.submit(ask, server.address, f"/sample?{fields}", b"")
-        time.sleep(0.1)
+SLOW = """
+import time
+from semvq.serve.studio import Studio
+
+def sample(*given):
+    print("at work", flush=True)
+    time.sleep(60)
+
+Studio.sample = sample
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_model(runs, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    fields = urlencode({"tokenizer": "toy_phase1", "kind": "NAR"})
+    more = ("--code", str(tmp_path / "slow.py"))
+    with serving(runs, tmp_path, *more) as server, ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, server.address, f"/sample?{fields}", b"") for _ in range(3)]
+        assert server.process.stdout.readline() == "at work\n"
+        began = time.monotonic()
         code, _, err = server.stop()
+        assert time.monotonic() - began < 30  # three seconds are for answers under way
+        assert {job.result() for job in asked} <= {0, 503}
     assert code == 0 and "Traceback" not in err
+    assert all(line.startswith("semvq: ") for line in err.splitlines())

@@ -28,5 +28,10 @@ def find_launch() -> Launch:
         raise ValueError(
             "srun: expected --ntasks-per-node, found --ntasks alone; give --ntasks-per-node"
         )
-    local = count // int(known["SLURM_STEP_NUM_NODES"])
-    return Launch("srun", int(known["SLURM_PROCID"]), count, local)
+    nodes = int(known["SLURM_STEP_NUM_NODES"])
+    if count % nodes:
+        raise ValueError(
+            f"srun: expected as many tasks on every node, found {count} on {nodes}; give --ntasks "
+            "as --nodes times --ntasks-per-node, or leave it out"
+        )
+    return Launch("srun", int(known["SLURM_PROCID"]), count, count // nodes)

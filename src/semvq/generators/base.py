@@ -85,6 +85,7 @@ class Generator(nn.Module):
     """
 
     causal: ClassVar[bool]  # whether the logits at i depend on the codes before i alone
+    entry: ClassVar[str] = "forward"  # the method that `training_loss` calls
     blocks: nn.ModuleList  # all alike: compiled once for all of them
     cross_entropy: CrossEntropy
     # (noise, resolved classes, **options) -> (B, length); the keyword options are `sample`'s.

@@ -55,6 +55,7 @@ class NARTransformer(Generator):
     """p(code at a masked position | the codes that are not masked, class)."""
 
     causal = False
+    entry = "vocabulary_logits"
     config: NARConfig
 
     def __init__(self, config: NARConfig) -> None:

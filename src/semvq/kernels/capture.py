@@ -89,7 +89,7 @@ class Kept:
     def get(self, model: nn.Module, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` made under this key, unless the model's tensors have moved since.
 
-        A graph reads weights at their addresses, and averaging weights swaps them in training.
+        A graph reads weights at their addresses, which `.to` and split training change.
         """
         if not _RECORDS.get() or next(model.parameters()).device.type != "cuda":
             return make()

@@ -64,7 +64,7 @@ def describe(
         devices = kind, count * nodes
         facts |= time_facts(facts, task, devices)
         facts |= memory_facts(facts, task, recipe.loop, devices)
-        facts |= network_facts(facts, recipe.loop, nodes)
+        facts |= network_facts(facts, recipe.loop, devices[1], nodes)
     facts["published"] = {f"{p.metric} ({p.where})": p.value for p in recipe.published}
     return facts
 
@@ -162,7 +162,7 @@ def _memory_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _network(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "network_gbit" not in facts:
         return []
-    words = f"{facts['network_gbit']:.3g} Gbit/s into each node and out of it"
+    words = f"{facts['network_gbit']:.3g} Gbit/s and more into each node and out of it"
     return [("network", words), ("", facts["network_note"])]
 
 

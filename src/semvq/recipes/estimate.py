@@ -156,16 +156,19 @@ def memory_facts(
     }
 
 
-def network_facts(facts: dict[str, Any], loop: LoopConfig, nodes: int) -> dict[str, Any]:
-    """What the links of a node must carry for its GPUs not to wait: gradients, while others come.
+def network_facts(
+    facts: dict[str, Any], loop: LoopConfig, count: int, nodes: int
+) -> dict[str, Any]:
+    """What the links of a node must at least carry for its GPUs not to wait.
 
-    A ring moves (n - 1) / n of them twice between n nodes in a backward pass, which is two thirds
-    of a step; split weights are fetched twice and their gradients reduced once.
+    A ring of all n GPUs brings (n - 1) / n of the gradients through each node's links twice, in a
+    backward pass, which is two thirds of a step. Split weights are fetched twice and their
+    gradients reduced once, for each part of a batch.
     """
     if nodes == 1 or not isinstance(facts["hours"], float):
         return {}
-    times = 3 if loop.split else 2
-    moved = times * facts["gradient_bytes"] * (nodes - 1) / nodes
+    times = 3 * loop.accumulate if loop.split else 2
+    moved = times * facts["gradient_bytes"] * (count - 1) / count
     step = facts["hours"] * 3600 * loop.batch_size / facts["images_seen"]
     seconds = step if loop.split else step * 2 / 3
     what = "weights and gradients" if loop.split else "gradients"

@@ -7,9 +7,11 @@ another site's page cannot send it without asking first, which is refused.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib import resources
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,8 @@ class Asked:
             value = math.nan
         if not low <= value <= high:
             raise ValueError(
-                f"{name}: expected a number from {low:,g} to {high:,g}, found '{text}'"
+                f"{name}: expected a number from {_plain(low)} to {_plain(high)}, found '{text}'; "
+                "give another"
             )
         return value
 
@@ -72,7 +75,7 @@ class Asked:
         """A whole number in [low, high]."""
         value = self.number(name, low, high)
         if value is not None and value != int(value):
-            raise ValueError(f"{name}: expected a whole number, found {value:g}")
+            raise ValueError(f"{name}: expected a whole number, found {value:g}; round it")
         return default if value is None else int(value)
 
     def sampling(self) -> dict[str, Any]:
@@ -121,8 +124,10 @@ class Queue:
 
     def __init__(self) -> None:
         self.taken = 0
-        # always the same thread: each keeps some of the memory that it had for a large photo
-        self.worker = ThreadPoolExecutor(1)
+        self.waiting: SimpleQueue[tuple[Callable[[], dict[str, Any]], Future]] = SimpleQueue()
+        # always the same thread: each keeps some of the memory that it had for a large photo. A
+        # daemon: Ctrl-C does not wait for a model
+        Thread(target=self._work, daemon=True).start()
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -139,7 +144,19 @@ class Queue:
 
     async def run(self, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The job's answer, when all before it are done."""
-        return await asyncio.get_running_loop().run_in_executor(self.worker, job)
+        future: Future[dict[str, Any]] = Future()
+        self.waiting.put((job, future))
+        return await asyncio.wrap_future(future)
+
+    def _work(self) -> None:
+        while True:
+            job, future = self.waiting.get()
+            if not future.set_running_or_notify_cancel():
+                continue  # nobody waits for it any more
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                future.set_exception(error)
 
 
 def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
@@ -154,6 +171,9 @@ def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
                     return JSONResponse(await queue.run(lambda: job(studio, asked)))
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody is there to read it
+            except asyncio.CancelledError:
+                words = "expected a running server, found it stopping; start semvq serve again"
+                return refusal(request.scope, 503, words)
             except Exception as error:  # a page is answered whatever a model or a file did
                 return await _refused(request, error)
 
@@ -184,6 +204,10 @@ def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
         middleware=[Middleware(Guard, hosts=hosts)],
         exception_handlers={404: _nowhere, 405: _nowhere, HTTPException: _refused},
     )
+
+
+def _plain(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def _packaged(package: str, name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
@@ -217,7 +241,9 @@ async def _body(request: Request) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise HTTPException(
-            408, f"the upload: expected it whole within {UPLOAD_SECONDS} s, found {size} bytes"
+            408,
+            f"the upload: expected it whole within {UPLOAD_SECONDS} s, found {size} bytes; "
+            "send a smaller one",
         ) from None
     return b"".join(chunks)
 

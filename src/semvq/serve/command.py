@@ -24,7 +24,7 @@ def serve(options: Namespace) -> None:
     import_code(options)
     with _listener(options.host, options.port) as listener:
         studio = Studio(open_entrants(options.runs, resolve_device(options.device)))
-        app = make_app(studio, allowed_hosts(options.host))
+        app = make_app(studio, allowed_hosts(options.host, listener.getsockname()[0]))
         host = f"[{options.host}]" if ":" in options.host else options.host
         print(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C ends)", flush=True)
         _run(app, listener)

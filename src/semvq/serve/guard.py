@@ -26,17 +26,14 @@ HEADERS = {
 }
 
 
-def allowed_hosts(host: str) -> frozenset[str] | None:
-    """Names that requests may use for a server on `host`; None is any.
+def allowed_hosts(host: str, address: str) -> frozenset[str] | None:
+    """Names that requests may use for a server on `host`, which is `address`; None is any.
 
     On loopback only its own: a stranger's page may have its name resolved to 127.0.0.1 and would
     then be of our origin (DNS rebinding). Elsewhere our names are not known.
     """
-    try:
-        own = ip_address(host).is_loopback
-    except ValueError:
-        own = host == "localhost"
-    return LOOPBACK | {host} if own else None
+    own = ip_address(address).is_loopback  # whatever it is called: localhost, 127.1, a name
+    return LOOPBACK | {host.lower()} if own else None
 
 
 class Guard:

@@ -77,10 +77,19 @@ class Studio:
             "figures": [["PSNR", f"{float(psnr(decoded, image)):.1f} dB"]],
         }
         if ar := entrant.generators.get("AR"):
+            if self._is_foreign(label, ar):
+                found["figures"].append(["AR", f"its classes have no '{label}'"])
+                return found
             pictures, figures = _prediction(ar, tokenizer, codes, label)
             found |= pictures
             found["figures"] += figures
         return found
+
+    def _is_foreign(self, label: str | None, generator: Generator) -> bool:
+        """Whether it is the name of a class of other runs alone."""
+        others = (g for e in self.entrants.values() for g in e.generators.values())
+        known = label in generator.extra["classes"] or not generator.config.num_classes
+        return not known and any(label in g.extra["classes"] for g in others)
 
     @torch.no_grad()
     def repaint(

@@ -74,7 +74,8 @@ class GeneratorTask(Task):
         torch.manual_seed(setting.seed)
         self.generator = config.generator.build().to(self.device)
         blocks = tuple(self.generator.blocks)
-        self.players = [Player("transformer", self.generator, config.optim, parts=blocks)]
+        entry = self.generator.entry
+        self.players = [Player("transformer", self.generator, config.optim, True, blocks, entry)]
 
     def _caches(self, setting: Setting) -> tuple[TokenCache, TokenCache]:
         """Training and held-out codes: `--tokens`, or encoded now into the run folder."""

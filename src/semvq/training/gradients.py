@@ -88,7 +88,7 @@ def means_of(world: World, player: Player, split: bool) -> GradientMeans | Split
             "of gradients; leave it out"
         )
     if split and world.count > 1:
-        return Split(world, player.module, player.parts)
+        return Split(world, player.module, player.parts, player.entry)
     return GradientMeans(world, player.parameters().values())
 
 

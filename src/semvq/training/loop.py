@@ -109,6 +109,7 @@ def train(
             for line in refused:
                 journal.say(f"passed over {line}")
             state.load(tensors, scalars)
+            del found, tensors, scalars  # gigabytes
             journal.say(f"{title}: going on after {state.images_seen} images")
         else:
             seed_step(config.seed, -1)
@@ -208,6 +209,7 @@ def train(
                     save_checkpoint(
                         folder / "checkpoints", state.images_seen, tensors, scalars, keep
                     )
+                del tensors
                 world.wait()
             if asked:
                 journal.say(f"{title}: stopped and saved after {state.images_seen} images; "

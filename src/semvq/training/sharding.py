@@ -8,44 +8,54 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from semvq.training.distributed import World
-
-STEP = "training_loss"  # the method of a player's module that a turn calls
 
 
 class Split:
     """FSDP2 around `module` and each of its `parts`; used as `GradientMeans` is.
 
-    To be made before the optimiser, for the parameters are other ones after it.
+    To be made before the optimiser, for the parameters are other ones after it. `entry` is the
+    method of the module by which a training step passes through all of it. Gradients become means
+    in every backward pass: kept whole until the last one, they would take all that is saved.
+    ValueError where PyTorch is too old.
     """
 
-    def __init__(self, world: World, module: nn.Module, parts: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, world: World, module: nn.Module, parts: Iterable[nn.Module], entry: str
+    ) -> None:
         # a second to import, for nobody else
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+        if not hasattr(FSDPModule, "set_reshard_after_forward"):
+            raise ValueError(
+                f"loop.split: expected a newer torch (2.11 will do), found {torch.__version__}; "
+                "upgrade it, or leave --set loop.split out"
+            )
         world.copy_from_writer(module.state_dict().values())
         mesh = init_device_mesh(next(module.parameters()).device.type, (world.count,))
         self.whole: Any = module
         self.units: tuple[Any, ...] = (*parts, module)  # the inner ones first
         for unit in self.units:
             fully_shard(unit, mesh=mesh)
-        register_fsdp_forward_method(module, STEP)
-        self.finish()
+        if entry != "forward":  # that one is known; twice would gather the outer weights twice
+            register_fsdp_forward_method(module, entry)
 
     def expect(self) -> None:
-        """The next backward pass is the last of this step: gradients become means in it."""
-        self.whole.set_requires_gradient_sync(True)
+        """Nothing: see the class."""
 
     def finish(self) -> None:
-        """Gradients are means already; the next ones are kept whole until `expect`."""
-        self.whole.set_requires_gradient_sync(False)
+        """Nothing: see the class."""
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Inside, every process has all weights, and none waits for another in a forward pass."""
+        """Inside, every process has all weights, and none waits for another in a forward pass.
+
+        A state dict of the module divides them again.
+        """
         for unit in self.units:
             unit.set_reshard_after_forward(False, recurse=False)
             unit.unshard()
@@ -74,4 +84,6 @@ def part_like(own: Any, found: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     here = found.to(own.device)
-    return distribute_tensor(here, own.device_mesh, own.placements, src_data_rank=None)
+    part = distribute_tensor(here, own.device_mesh, own.placements, src_data_rank=None)
+    # copied: a view, as some versions give it, would hold the whole tensor
+    return torch.empty_like(own).copy_(part)

@@ -32,6 +32,7 @@ class Player:
     optim: OptimConfig
     averaged: bool = True  # whether an EMA of the weights is kept, evaluated and exported
     parts: tuple[nn.Module, ...] = ()  # what may be split over processes, see `sharding`
+    entry: str = "forward"  # the method by which a turn passes through the module
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name."""

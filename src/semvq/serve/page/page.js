@@ -31,7 +31,8 @@ async function ask(path, fields, file = null) {
     const what = file ? "whether the photo is still there, and whether" : "whether";
     throw new Error(`expected an answer of the server, found none; look ${what} semvq serve runs`);
   }
-  const answer = await response.json();
+  const answer = await response.json().catch(() => null);
+  if (!answer) throw new Error("expected an answer of the server, found it busy; try again");
   if (!response.ok) throw new Error(answer.error);
   return answer;
 }
@@ -95,7 +96,7 @@ async function lookAt() {
   } catch (error) {
     if (own !== asked) return;
     const name = chosen.file ? chosen.file.name : "";
-    complain(photo, error.message.replace("the upload", name));
+    complain(photo, error.message.replace("the upload", () => name));
     mark(shown); // what is on the page stays, and is what a repainting starts from
   }
   looks.classList.remove("waiting");
