@@ -162,7 +162,7 @@ def test_a_split_transformer_learns_what_a_whole_one_does(tokenizer, data, tmp_p
 def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp_path, recipe):
     more = ("--upstream", str(tokenizer))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    found = run_by_torchrun(2, recipe, whole, data, *more)
+    found = run(2, recipe, whole, data, *more)
     assert found.returncode == 0, found.stderr
     process = subprocess.Popen(
         command(2, recipe, cut, data, *more), env=environment(), cwd=ROOT,
@@ -177,7 +177,7 @@ def test_a_killed_rank_restarted_ends_with_the_same_weights(tokenizer, data, tmp
     os.kill(ranks[-1], signal.SIGKILL)
     assert process.wait(timeout=120) != 0
     assert not (cut / recipe / "finished").exists(), "it was killed before its end"
-    found = run_by_torchrun(2, recipe, cut, data, *more)
+    found = run(2, recipe, cut, data, *more)
     assert found.returncode == 0, found.stderr
     expected, again = (load_file(f / recipe / "model.safetensors") for f in (whole, cut))
     assert all(torch.equal(expected[k], again[k]) for k in expected)
