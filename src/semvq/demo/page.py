@@ -9,7 +9,7 @@ from semvq.probe.report import Picture, Section, curves, png_bytes, write_report
 from semvq.training.journal import read_log
 
 LEAD = (
-    "Everything on this page was trained and measured by one run of `semvq demo` on a small set "
+    "Everything on this page was trained and measured by one run of semvq demo on a small set "
     "of fruit photos. The models are tiny: read it as a working miniature, not as a benchmark."
 )
 WIDTH = 1000
