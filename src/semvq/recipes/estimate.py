@@ -129,7 +129,8 @@ def memory_facts(
     row = nearest_row(task)
     per_image = MEASURED[row].bytes_per_output * facts["layer_outputs_per_image"]
     share = math.ceil(loop.batch_size / count)
-    state = facts["state_bytes"] / (count if loop.split else 1)
+    splits = loop.split and isinstance(task, GeneratorTaskConfig)  # a tokenizer cannot be
+    state = facts["state_bytes"] / (count if splits else 1)
 
     def gigabytes(parts: int) -> float:
         return (state + math.ceil(share / parts) * per_image) / 1e9
