@@ -155,6 +155,13 @@ function adapt(form, generator, kind, none) {
   }
 }
 
+// What both forms ask of a sampler, before their buttons.
+function addSamplingFields() {
+  const { content } = document.getElementById("sampling-fields");
+  document.querySelectorAll("form.fields button").forEach((button) =>
+    button.before(content.cloneNode(true)));
+}
+
 function connect(section, submit) {
   const form = section.querySelector("form");
   const button = form.querySelector("button");
@@ -246,6 +253,7 @@ function start() {
   photoClass.closest("label").hidden = !classes.length;
   photoClass.addEventListener("change", lookAt);
   upload.addEventListener("change", () => upload.files.length && chooseFile(upload.files[0]));
+  addSamplingFields();
   prepareRepainting();
   prepareSampling();
   choose({ index: 0, file: null });
