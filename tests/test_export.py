@@ -1,6 +1,5 @@
 """Tokenizers as ONNX graphs: the codes and pixels of torch, or refused by one line."""
 
-import builtins
 import json
 from dataclasses import dataclass, replace
 
@@ -30,6 +29,7 @@ from semvq.tokenizer.quantize import (
     VectorQuantizer,
     VectorQuantizerConfig,
 )
+from tests.absent import hide
 
 PLAIN = VectorQuantizerConfig(num_codes=64, code_dim=8)
 MULTI = MultichannelQuantizerConfig(num_codes=64, code_dim=8, channels=2)
@@ -204,14 +204,7 @@ def test_what_makes_no_graph_is_refused_by_name(tmp_path, capsys):
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named(tmp_path, monkeypatch, package):
-    real = builtins.__import__
-
-    def without(name, *more):
-        if name.partition(".")[0] == package:
-            raise ImportError(f"No module named '{package}'")
-        return real(name, *more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide(monkeypatch, package)
     with pytest.raises(ValueError, match=rf"{package}'; install them with: pip install"):
         export_onnx(CONV.build().eval(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -202,7 +202,7 @@ def test_a_second_call_captures_nothing_and_moved_weights_do(kind):
         generator.sample(7, classes, seed=seed)
     assert generator.kept._value is kept and torch.cuda.memory_allocated() == memory
     weight = next(generator.parameters())
-    # as averaging swaps weights in training; a shift alone would vanish in the next norm
+    # as split training moves weights; a shift alone would vanish in the next norm
     weight.data = weight.data + torch.randn_like(weight)
     plain = plain_ar if kind is ARConfig else plain_nar
     found = generator.sample(7, classes, seed=1)

@@ -1,6 +1,5 @@
 """Models for a hub and from it; no network: huggingface_hub's functions are replaced."""
 
-import builtins
 import json
 import shutil
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from semvq.interop.hub_folder import write_hub_folder
 from semvq.tokenizer.files import save_tokenizer
 from semvq.tokenizer.quantize import VectorQuantizer, VectorQuantizerConfig
 from semvq.training.runs import train_recipe
+from tests.absent import hide
 from tests.toy import photos, toy_generator, toy_phase1
 
 NAMES = ["README.md", "config.json", "manifest.json", "model.safetensors", "picture.png",
@@ -197,14 +197,7 @@ def test_a_generators_damage_is_found_too(runs, tmp_path, capsys):
 
 
 def test_without_the_package_one_line_says_so(monkeypatch, published):
-    real = builtins.__import__
-
-    def without(name, *more):
-        if name.partition(".")[0] == "huggingface_hub":
-            raise ImportError(name)
-        return real(name, *more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide(monkeypatch, "huggingface_hub")
     with pytest.raises(FileNotFoundError, match=r"pip install 'semvq\[hub\]'"):
         semvq.load_tokenizer("org/fruit")
     semvq.load_tokenizer(published)  # which needs none

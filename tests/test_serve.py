@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import builtins
 import io
 import socket
 import threading
@@ -34,6 +33,7 @@ from semvq.serve import app as application
 from semvq.serve.guard import allowed_hosts
 from semvq.serve.steps import watched
 from semvq.serve.studio import Studio
+from tests.absent import hide
 from tests.serving import bad_uploads, encoded, noise, toy_runs
 from tests.toy import toy_phase1
 
@@ -393,13 +393,6 @@ def test_other_mistakes_of_the_command_are_one_line(capsys, runs):
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
 def test_a_missing_package_is_named(capsys, runs, monkeypatch, package):
-    real = builtins.__import__
-
-    def without(name, *more):
-        if name.partition(".")[0] == package:
-            raise ImportError(f"No module named '{package}'")
-        return real(name, *more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide(monkeypatch, package)
     line = refused(capsys, *runs)
     assert f"{package}'; install them with: pip install 'semvq[serve]'" in line
