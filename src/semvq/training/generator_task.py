@@ -73,9 +73,9 @@ class GeneratorTask(Task):
         # here, because encoding draws random numbers and may have been done by an earlier start
         torch.manual_seed(setting.seed)
         self.generator = config.generator.build().to(self.device)
-        blocks = tuple(self.generator.blocks)
-        entry = self.generator.entry
-        self.players = [Player("transformer", self.generator, config.optim, True, blocks, entry)]
+        player = Player("transformer", self.generator, config.optim)
+        player.parts, player.entry = tuple(self.generator.blocks), self.generator.entry
+        self.players = [player]
 
     def _caches(self, setting: Setting) -> tuple[TokenCache, TokenCache]:
         """Training and held-out codes: `--tokens`, or encoded now into the run folder."""
