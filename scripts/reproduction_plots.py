@@ -44,18 +44,20 @@ def by_run(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str,
 
 
 def scatter(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
-    """Reconstruction against generation, a point per tokenizer and seed (Fig. 1)."""
+    """Reconstruction against generation (Fig. 1): dots of seed 0, crosses of others."""
     kinds = [kind for kind in KINDS if any(kind in values for values in runs.values())]
     figure = Figure(figsize=(4.5 * len(kinds), 3.8), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
-        for (run, seed), values in sorted(runs.items()):
-            if {"rFID", kind} <= values.keys():
-                axes.plot(values["rFID"], values[kind], "o", color=COLOURS[kind], alpha=0.7)
-                if seed == "0":
-                    axes.annotate(
-                        run.split("_", 1)[1], (values["rFID"], values[kind]), fontsize=7,
-                        xytext=(4, 3), textcoords="offset points",
-                    )  # fmt: skip
+        points = [(v["rFID"], v[kind], *k) for k, v in runs.items() if {"rFID", kind} <= v.keys()]
+        for number, (x, y, run, seed) in enumerate(sorted(points, key=lambda p: (p[3], p[0]))):
+            first = seed == "0"
+            axes.plot(x, y, "o" if first else "x", color=COLOURS[kind], alpha=0.7)
+            place = (4, 3) if number % 2 else (4, -9)  # neighbours' names below and above
+            if first:
+                axes.annotate(
+                    run.split("_", 1)[1], (x, y), fontsize=7, xytext=place,
+                    textcoords="offset points",
+                )  # fmt: skip
         axes.set(xlabel="rFID", ylabel=f"FID of {kind} samples")
         axes.grid(alpha=0.3)
     return figure

@@ -74,6 +74,16 @@ def test_the_command_joins_files_and_writes_a_table(tmp_path, capsys):
     assert {row["num"] for row in rows} == {"6"}
 
 
+def test_photos_may_lie_elsewhere_and_other_machines_are_told(tmp_path, capsys):
+    here = FACTS | {"photos: images": "/here/val.tar", "torch": "2.13", "device": "x86_64"}
+    there = here | {"photos: images": "/there/val.tar", "torch": "2.11"}
+    first = compared(tmp_path / "a.json", 0, 3, here)
+    main_is_done(["correlate", str(first), str(compared(tmp_path / "b.json", 3, 6, there))])
+    assert "Not all measured alike: torch 2.11, 2.13\n" in capsys.readouterr().out
+    main_is_done(["correlate", str(first), str(compared(tmp_path / "c.json", 3, 6, here))])
+    assert "Not all measured alike" not in capsys.readouterr().out
+
+
 def main_is_done(arguments) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)

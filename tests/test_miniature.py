@@ -1,11 +1,14 @@
 """The miniature's jobs: commands that exist, in an order that works, and an end in any case."""
 
+import base64
 import csv
+import io
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from scripts import miniature, reproduction_plots
+from PIL import Image
+from scripts import miniature, prediction_picture, reproduction_plots
 
 from semvq import table_command
 from semvq.grammar import parser
@@ -81,3 +84,28 @@ def test_plots_are_made_of_its_numbers(tmp_path, monkeypatch, capsys):
     reproduction_plots.main()
     for line in capsys.readouterr().out.split():
         assert Path(line).read_bytes().startswith(b"\x89PNG")
+
+
+def page_of(path: Path, photos: list[str], shade: int) -> Path:
+    """The part of a comparison page that shows photos (compare's own tests have a whole one)."""
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(stream, "PNG")
+    data = base64.b64encode(stream.getvalue()).decode()
+    kinds = ("original", "reconstruction by a", "prediction by a")
+    source = f"data:image/png;base64,{data}"
+    images = [f'<img alt="{k}: {p}" src="{source}">' for p in photos for k in kinds]
+    path.write_text("".join(images))
+    return path
+
+
+def test_a_picture_shows_each_pages_own_pictures_of_the_same_photos(tmp_path):
+    pages = {
+        name: prediction_picture.Pictures(page_of(tmp_path / name, photos, shade).read_text()).found
+        for name, photos, shade in (("a", ["x.jpg", "y"], 10), ("b", ["x.jpg", "y"], 200))
+    }
+    figure = prediction_picture.picture(pages)
+    shades = [int(axes.images[0].get_array()[0, 0, 0]) for axes in figure.axes]
+    assert shades == [10, 10, 10, 200, 200] * 2
+    pages["c"] = {"z": pages["a"]["x.jpg"]}
+    with pytest.raises(ValueError, match="c: expected the first page's photos"):
+        prediction_picture.picture(pages)

@@ -22,8 +22,11 @@ from semvq.files import write_atomically
 JUDGES = ("AR FID", "NAR FID")
 FEWEST = 4  # tokenizers; three can stand in six orders only
 NUM_DRAWS = 2000
-# facts that may differ between files: each speaks of its own tokenizers
-OWN_FACTS = ("left out",)
+# facts that may differ between files: each speaks of its own tokenizers, and images may lie
+# anywhere, known by their fingerprint
+OWN_FACTS = ("left out", "photos: images", "training images: images")
+# differences that are told, not refused
+MACHINE = ("device", "semvq", "torch", "pillow", "python")
 Found = dict[str, dict[str, float]]  # tokenizer: row: value
 
 
@@ -61,6 +64,8 @@ def correlate(options: Namespace) -> None:
         "them, and those of one family are alike",
         soft_wrap=True,
     )
+    if machines := differing_machines(options.figures):
+        console.print(f"Not all measured alike: {machines}", soft_wrap=True)
     if options.csv:
         write_atomically(options.csv, as_csv((row._asdict() for row in rows), Agreement._fields))
 
@@ -85,7 +90,7 @@ def read(files: Sequence[Path]) -> Found:
             raise ValueError(
                 f"{file}: expected figures that semvq compare --json wrote, found something else"
             ) from error
-        own = {name: value for name, value in own.items() if name not in OWN_FACTS}
+        own = {k: value for k, value in own.items() if k not in (*OWN_FACTS, *MACHINE)}
         _check_alike(files[0], facts or own, file, own)
         facts = facts or own
         for name, rows in values.items():
@@ -102,6 +107,13 @@ def _check_alike(first: Path, facts: Mapping[str, str], file: Path, own: Mapping
                 f"{file}: expected a comparison made as {first}, found another '{name}': "
                 f"{own.get(name)} for {facts.get(name)}"
             )
+
+
+def differing_machines(files: Sequence[Path]) -> str:
+    """Devices and versions in which the comparisons differ; empty where in none."""
+    facts = [json.loads(file.read_text())["facts"] for file in files]
+    values = {name: {str(own.get(name)) for own in facts} for name in MACHINE}
+    return "; ".join(f"{k} {', '.join(sorted(v))}" for k, v in values.items() if len(v) > 1)
 
 
 def agreements(found: Found, judge: str) -> list[Agreement]:
