@@ -75,15 +75,23 @@ def test_plots_are_made_of_its_numbers(tmp_path, monkeypatch, capsys):
     with (tmp_path / "fig6-seed0.csv").open("w") as file:
         writer = csv.writer(file)
         writer.writerow(("run", "decoder", "metric", "seed", "value"))
-        for variant, rfid, fid in (("low", 9.0, 60.0), ("alpha40", 10.0, 50.0), ("sem", 11, 40)):
+        figures = (
+            ("low", 9.0, 60.0),
+            ("alpha40", 10.0, 50.0),
+            ("alpha80", 12, 30),
+            ("sem", 11, 40),
+        )
+        for variant, rfid, fid in figures:
             writer.writerow((f"mini64_{variant}", "", "rFID", 0, rfid))
             writer.writerow((f"mini64_{variant}_ar", "", "FID", 0, fid))
     runs = reproduction_plots.by_run(reproduction_plots.numbers(tmp_path))
     assert runs["mini64_sem", "0"] == {"rFID": 11.0, "AR": 40.0}
     monkeypatch.setattr("sys.argv", ["plots", str(tmp_path)])
     reproduction_plots.main()
-    for line in capsys.readouterr().out.split():
+    *pictures, said = capsys.readouterr().out.splitlines()
+    for line in pictures:
         assert Path(line).read_bytes().startswith(b"\x89PNG")
+    assert "AR samples, 4 tokenizers of seed 0: rank correlation -1.00" in said
 
 
 def page_of(path: Path, photos: list[str], shade: int) -> Path:
