@@ -64,6 +64,8 @@ def main() -> None:
     """Write it."""
     matplotlib.use("Agg")
     out, words = Path(sys.argv[1]), [word.split("=", 1) for word in sys.argv[2:]]
+    if any(len(word) < 2 for word in words):
+        sys.exit("expected LABEL=PAGE.html after OUT.png")
     pages = {label: Pictures(Path(page).read_text()).found for label, page in words}
     picture(pages).savefig(out, dpi=110)
     print(out, out.stat().st_size)

@@ -9,7 +9,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import matplotlib
@@ -17,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from semvq.correlate_command import FEWEST, bootstrap, spearman
+from semvq.recipes.tables import ALPHAS
 
 COLOURS = {"AR": "#1f5fa8", "NAR": "#c2571a", "rFID": "#444444"}
 KINDS = ("AR", "NAR")
@@ -68,30 +68,27 @@ def scatter(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
 
 
 def sweep(runs: dict[tuple[str, str], dict[str, float]]) -> Figure:
-    """What the semantic ratio does to reconstruction and to generation (Fig. 6)."""
-    alphas = {"low": 0.0, "alpha20": 0.2, "alpha40": 0.4, "alpha60": 0.6, "alpha80": 0.8, "sem": 1}
+    """What the semantic ratio does (Fig. 6): a line through seed 0, crosses of other seeds."""
     kinds = [kind for kind in ("rFID", *KINDS) if any(kind in v for v in runs.values())]
     figure = Figure(figsize=(3.5 * len(kinds), 3.4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
-        found: dict[float, list[float]] = defaultdict(list)
-        for (run, _), values in runs.items():
+        found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for (run, seed), values in runs.items():
             variant = run.split("_", 1)[1]
-            if variant in alphas and kind in values:
-                found[alphas[variant]].append(values[kind])
-        places = sorted(found)
-        axes.plot(places, [mean(found[x]) for x in places], "-", color=COLOURS[kind])
-        for x in places:
-            axes.plot([x] * len(found[x]), found[x], "o", color=COLOURS[kind], alpha=0.7)
+            if variant in ALPHAS and kind in values:
+                found[seed].append((ALPHAS[variant], values[kind]))
+        for seed, points in found.items():
+            style = "o-" if seed == "0" else "x"
+            axes.plot(*zip(*sorted(points)), style, color=COLOURS[kind], alpha=0.7)
         label = kind if kind == "rFID" else f"FID of {kind} samples"
         axes.set(xlabel="semantic ratio alpha", ylabel=label)
         axes.grid(alpha=0.3)
     return figure
 
 
-def agreement(runs: dict[tuple[str, str], dict[str, float]], kind: str) -> str:
-    """Rank correlation of rFID with FID of samples over the tokenizers of seed 0."""
-    found = [(v["rFID"], v[kind]) for (_, seed), v in runs.items() if seed == "0" and kind in v]
-    x, y = np.array(found).T
+def agreement(points: list[tuple[float, float]], kind: str) -> str:
+    """Rank correlation of rFID with FID of samples, over points of both."""
+    x, y = np.array(points).T
     low, high = bootstrap(x, y)
     return (
         f"rFID and FID of {kind} samples, {len(x)} tokenizers of seed 0: rank correlation "
@@ -109,8 +106,10 @@ def main() -> None:
         plot(runs).savefig(target, dpi=110)
         print(target)
     for kind in KINDS:
-        if sum(kind in values for (_, seed), values in runs.items() if seed == "0") >= FEWEST:
-            print(agreement(runs, kind))
+        first = [v for (_, seed), v in runs.items() if seed == "0" and {"rFID", kind} <= v.keys()]
+        points = [(values["rFID"], values[kind]) for values in first]
+        if len(points) >= FEWEST:
+            print(agreement(points, kind))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def test_page_and_figures_of_tokenizers_with_their_transformers(at):
     page, record = compared(runs, at)
     first, second, other = record["figures"].values()
     assert list(record["figures"])[2] == "other/toy_phase1"
+    assert len(set(record["tokenizers"].values())) == 3 == len(record["figures"])
     assert set(first) == set(second) == set(ROWS) | set(CONTROLS), (
         "both speak the codes of toy_ar and toy_nar"
     )

@@ -51,14 +51,15 @@ def test_what_goes_along_with_fid_agrees_whichever_way_is_better(tmp_path):
 
 @pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says():
-    rng, covered = np.random.default_rng(1), 0
+    rng, covered, widths = np.random.default_rng(1), 0, []
     truth = 6 / np.pi * np.arcsin(0.8 / 2)  # Spearman's of a normal pair of correlation 0.8
     for _ in range(60):
         x = rng.normal(size=30)
         y = 0.8 * x + 0.6 * rng.normal(size=30)
         low, high = bootstrap(x, y)
         covered += low <= truth <= high
-    assert 51 <= covered <= 60
+        widths.append(high - low)
+    assert 51 <= covered <= 60 and 0.2 < np.mean(widths) < 0.6  # [-1, 1] covers always
 
 
 def test_the_command_joins_files_and_writes_a_table(tmp_path, capsys):
@@ -110,5 +111,22 @@ def test_one_name_in_two_files_is_two_tokenizers_and_what_is_no_number_is_left_o
         rows["PSNR"]["value"], rows["SSIM"]["value"] = 30.0, float("nan")
     second.write_text(json.dumps(record))
     found = read([first, second])
-    assert sorted(found) == ["b/t0", "b/t1", "b/t2", "t0", "t1", "t2"]
-    assert "SSIM" in found["t0"] and "SSIM" not in found["b/t0"]
+    assert sorted(found) == [
+        f"{file}: t{number}" for file in (first, second) for number in range(3)
+    ]
+    assert "SSIM" in found[f"{first}: t0"] and "SSIM" not in found[f"{second}: t0"]
+
+
+def test_seeds_in_folders_are_all_kept_and_the_same_weights_are_refused(tmp_path, capsys):
+    files = []
+    for seed in range(3):
+        (tmp_path / f"seed{seed}").mkdir()
+        files.append(compared(tmp_path / f"seed{seed}" / "page.json", 0, 1))
+        record = json.loads(files[-1].read_text())
+        record["figures"]["t0"]["PSNR"]["value"] = seed
+        files[-1].write_text(json.dumps(record | {"tokenizers": {"t0": f"weights of {seed}"}}))
+    assert len(read(files)) == 3
+    again = json.loads(files[0].read_text())
+    again["figures"]["t0"]["PSNR"]["value"] = 0.001  # another machine's rounding
+    (tmp_path / "again.json").write_text(json.dumps(again))
+    assert "found t0 again" in refused(capsys, "correlate", *files, tmp_path / "again.json")

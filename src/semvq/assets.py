@@ -18,7 +18,7 @@ from pathlib import Path
 import platformdirs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from semvq.asset_list import ASSETS, Asset, Source
 from semvq.config import unknown
@@ -153,6 +153,11 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """`tensors_hash` of a module's state."""
+    return tensors_hash({name: tensor.cpu() for name, tensor in module.state_dict().items()})
 
 
 def read_member(archive: Path, member: str | None) -> bytes:

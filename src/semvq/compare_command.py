@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from semvq.assets import weights_hash
 from semvq.command_parts import at_least_one, check_classes, import_code
 from semvq.compare_table import READING, table, warnings
 from semvq.data.images import ImageSet, to_float
@@ -85,7 +86,12 @@ def compare(options: Namespace) -> None:
         print(f"warning: {sentence}", file=sys.stderr)
     if options.json:
         values = [{row: value._asdict() for row, value in one.items()} for one in found.rows]
-        record = {"figures": dict(zip(names, values)), "facts": facts, "warnings": sentences}
+        record = {
+            "figures": dict(zip(names, values)),
+            "tokenizers": {entrant.name: weights_hash(entrant.tokenizer) for entrant in entrants},
+            "facts": facts,
+            "warnings": sentences,
+        }
         write_atomically(options.json, json.dumps(record, indent=1) + "\n")
 
 

@@ -27,7 +27,7 @@ NUM_DRAWS = 2000
 OWN_FACTS = ("left out", "photos: images", "training images: images")
 # differences that are told, not refused
 MACHINE = ("device", "semvq", "torch", "pillow", "python")
-Found = dict[str, dict[str, float]]  # tokenizer: row: value
+Found = dict[str, dict[str, float]]  # file and tokenizer: row: value
 
 
 class Agreement(NamedTuple):
@@ -42,7 +42,7 @@ class Agreement(NamedTuple):
 
 
 def correlate(options: Namespace) -> None:
-    """`semvq correlate`: prints a table for each kind of transformer, the best figure first."""
+    """`semvq correlate`: prints a table for each kind of transformer, the strongest first."""
     found = read(options.figures)
     console = Console()
     rows: list[Agreement] = []
@@ -77,6 +77,7 @@ def read(files: Sequence[Path]) -> Found:
     that is in two, or comparisons that were not made alike (other photos, samples, networks).
     """
     found: Found = {}
+    hashes: set[str] = set()
     facts: dict[str, str] = {}
     for file in files:
         try:
@@ -94,9 +95,11 @@ def read(files: Sequence[Path]) -> Found:
         _check_alike(files[0], facts or own, file, own)
         facts = facts or own
         for name, rows in values.items():
-            if rows in found.values():
+            weights = record.get("tokenizers", {}).get(name)  # older comparisons have none
+            if rows in found.values() or weights in hashes:
                 raise ValueError(f"{file}: expected each tokenizer once, found {name} again")
-            found[f"{file.stem}/{name}" if name in found else name] = rows  # of another seed, say
+            hashes.update(filter(None, [weights]))
+            found[f"{file}: {name}"] = rows  # other seeds' have the same name
     return found
 
 

@@ -238,10 +238,9 @@ def _generator_and_images(
 
 
 def _run_facts(run: Path, tokenizer: Tokenizer) -> Facts:
-    state = {name: tensor.cpu() for name, tensor in tokenizer.state_dict().items()}
     return {
         "model": sha256_of(run / WEIGHTS),
-        "tokenizer": assets.tensors_hash(state),  # of a generator's run, with its decoder
+        "tokenizer": assets.weights_hash(tokenizer),  # of a generator's run, with its decoder
         "code space": tokenizer.code_space_hash(),
     }
 
