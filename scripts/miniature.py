@@ -110,7 +110,8 @@ def _numbers(options: Namespace, seed: int) -> list[Job]:
         file = ["--csv", str(options.out / f"{name}-seed{seed}.csv")]
         words = [*_table(options, table, list(rows.values()), seed), *columns, *file]
         made = tuple(f"{variant}-{seed}" for variant in rows)
-        found.append(Job(f"numbers-{name}-{seed}", words, made))
+        # by how many: a later call in the same folder may have more of them
+        found.append(Job(f"numbers-{name}-of-{len(rows)}-{seed}", words, made))
     return found
 
 

@@ -87,6 +87,10 @@ def read(files: Sequence[Path]) -> Found:
                 name: {k: x for k, v in rows.items() if isfinite(x := float(v["value"]))}
                 for name, rows in figures.items()
             }
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{file}: expected figures that semvq compare --json wrote, found no file"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{file}: expected figures that semvq compare --json wrote, found something else"
