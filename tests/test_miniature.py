@@ -3,14 +3,17 @@
 import base64
 import csv
 import io
+import json
 from argparse import Namespace
+from math import log
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from scripts import miniature, prediction_picture, reproduction_plots
+from scripts import cheap_figures, miniature, prediction_picture, reproduction_plots
 
 from semvq import table_command
+from semvq.correlate_command import agreements, read
 from semvq.grammar import parser
 from semvq.recipes.tables import cells
 
@@ -121,3 +124,35 @@ def test_a_picture_shows_each_pages_own_pictures_of_the_same_photos(tmp_path):
     pages["c"] = {"z": pages["a"]["x.jpg"]}
     with pytest.raises(ValueError, match="c: expected the first page's photos"):
         prediction_picture.picture(pages)
+
+
+def measured(folder: Path, name: str, fid: float, side: int = 64) -> None:
+    """What `semvq table` leaves of a tokenizer and of its AR run."""
+    (folder / "measured").mkdir(parents=True, exist_ok=True)
+    facts = dict.fromkeys((*cheap_figures.ALIKE, "device", "torch"), "x") | {"side": side}
+    figures = dict.fromkeys(cheap_figures.RECONSTRUCTION, fid / 2)
+    own = {"figures": figures, "facts": facts | {"images": {"fingerprint": "f"}, "tokenizer": name}}
+    drawn = {"count": 9, "seed": 4, "sampling": {}}
+    samples = {"figures": {"fid": fid}, "facts": {"samples": drawn}}
+    (folder / "measured" / f"{name}-inception.json").write_text(json.dumps(own))
+    (folder / "measured" / f"{name}_ar+own-9-inception.json").write_text(json.dumps(samples))
+    (folder / f"{name}_ar").mkdir()
+    lines = ({"val/cross_entropy": 9.0}, {"loss": 1.0}, {"val/cross_entropy": log(2) * fid})
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (folder / f"{name}_ar" / "log.jsonl").write_text(text)
+
+
+def test_correlate_reads_what_tables_measured(tmp_path, monkeypatch):
+    for number in range(4):
+        measured(tmp_path / "seed0", f"mini64_v{number}", 50.0 + number)
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr("sys.argv", ["figures", str(tmp_path / "seed0"), str(out)])
+    cheap_figures.main()
+    found = read([out])
+    assert found[f"{out}: mini64_v3"]["AR cross-entropy"] == pytest.approx(53)
+    assert found[f"{out}: mini64_v3"]["rFID"] == 26.5
+    by_figure = {a.figure: a.rho for a in agreements(found, "AR FID")}
+    assert by_figure["AR cross-entropy"] == by_figure["rFID"] == -by_figure["PSNR"] == 1
+    measured(tmp_path / "seed0", "mini64_other", 60.0, side=32)
+    with pytest.raises(SystemExit, match="all measured alike"):
+        cheap_figures.main()
