@@ -236,10 +236,11 @@ def test_a_few_steps_learn_the_class(kind):
     # Every image of class y is filled with code y; MaskGIT's smoothing would keep the loss up.
     extra = {"label_smoothing": 0.0} if kind is NARConfig else {}
     generator = tiny(kind, dropout=0.0, **extra)
-    optimizer = torch.optim.Adam(generator.parameters(), lr=1e-2)
+    # At 1e-2 half of all seeds leave NAR's post-norm blocks, which have no warm-up here, untaught.
+    optimizer = torch.optim.Adam(generator.parameters(), lr=2e-3)
     classes = torch.arange(12) % 3
     codes = classes.view(-1, 1, 1).expand(-1, HEIGHT, WIDTH).contiguous()
-    for _ in range(150):
+    for _ in range(300):
         optimizer.zero_grad()
         generator.training_loss(codes, classes)[0].backward()
         optimizer.step()

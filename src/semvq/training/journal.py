@@ -94,8 +94,9 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
-        self.progress.stop()
-        if kind is None and self.pace.at >= self.total and not self.console.is_terminal:
+        if self.console.is_terminal:  # else rich before 14.3 would print a blank line
+            self.progress.stop()
+        elif kind is None and self.pace.at >= self.total:
             self._say_where(self.pace.speed())
         if self.writer:
             self.writer.close()
@@ -105,8 +106,7 @@ class Journal:
         self.pace = Pace(min(images_seen, self.total))
         if not self.path.exists():
             return
-        kept = [x for x in map(_parse, self.path.read_text().splitlines()) if x is not None]
-        kept = [x for x in kept if x["images_seen"] <= images_seen]
+        kept = [x for x in read_log(self.path.parent) if x["images_seen"] <= images_seen]
         write_atomically(self.path, "".join(json.dumps(x) + "\n" for x in kept))
         for values in kept:
             self.numbers |= self._shown(values)
