@@ -57,6 +57,7 @@ LAYERS = (
         "prepare_command",
         "serve",
         "table_plan",
+        "table_numbers",
         "table_command",
         "commands",
     ),  # fmt: skip
@@ -125,6 +126,7 @@ COMMAND_LINE = (
     "grammar",
     "grammar_parts",
     "table_command",
+    "table_numbers",
     "table_plan",
     "commands",
     "sample_commands",

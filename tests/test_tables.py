@@ -3,10 +3,11 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from semvq import table_command, table_plan
+from semvq import table_command, table_numbers, table_plan
 from semvq.cli import main
 from semvq.config import from_dict, to_dict
 from semvq.recipes import RECIPES, find_recipe
@@ -41,6 +42,7 @@ def test_every_cell_is_a_recipe_that_can_be_described(table, scale):
             code_space = find_recipe(cell.decoder)
             same = {cell.decoder, code_space.upstream}
             assert recipe.upstream in same, cell
+            assert recipe.upstream != cell.decoder, "its own decoder is None, measured once"
 
 
 def test_names_are_told_apart_and_recipes_are_json():
@@ -61,14 +63,15 @@ def test_variants_change_what_they_say_and_nothing_else():
     assert sorted(d) == ["logit", "relu4_3", "relu5_3"]
 
 
-def test_published_figures_are_those_that_stand_beside_the_recipes():
-    for cell in (*cells("3", "paper"), *cells("4", "paper"), *cells("2", "paper")):
-        name = {"usage": "codebook usage"}.get(cell.metric, cell.metric)
-        run = find_recipe(cell.run)
-        if cell.metric == "usage" and cell.row == "SeQ-GAN":
-            run = find_recipe(run.upstream)  # phase 2 keeps phase 1's codes
-        printed = [p.value for p in run.published if p.metric == name]
-        assert printed == ([] if cell.published is None else [cell.published]), cell
+def test_one_phase_is_as_long_as_the_two_it_stands_beside():
+    both = {c.row: find_recipe(c.run) for c in cells("fig8", "paper") if c.column == "imagenet256"}
+    for kind in ("AR", "NAR"):
+        two, one = both[f"{kind}, 1st phase"], both[f"{kind}, one phase"]
+        assert (one.loop, one.task) == (two.loop, two.task)
+        first, together = find_recipe(two.upstream), find_recipe(one.upstream)
+        changed = replace(first.task.tokenizer, decoder_attention_pairs=1)
+        assert together.task == replace(first.task, tokenizer=changed)
+        assert together.loop == first.loop
 
 
 def test_baselines_of_two_tables_are_one_recipe():
@@ -138,9 +141,17 @@ def test_a_dry_run_names_everything_and_makes_nothing(tmp_path, monkeypatch, cap
         (("2", "--scale", "paper", "--data", "."), "one data set at a time.*imagenet256, ffhq256"),
         (("2", "--scale", "paper", "--dataset", "x"), "expected a dataset among imagenet256"),
         (("3", "--scale", "tiny", "--dry-run"), "table 3 has no cells at scale tiny"),
+        (("6", "--scale", "tiny", "--num", "-5"), "--num: expected at least 2 samples.*found -5"),
+        (("6", "--scale", "tiny", "--num", "0"), "--num: expected at least 2 samples.*found 0"),
+        (("6", "--scale", "tiny", "--seeds", "0", "1", "0"), "different seeds, found 0 1 0; give"),
+        (
+            ("6", "--scale", "tiny", "--network", "vgg"),
+            "expected one of inception, .*found network 'vgg'",
+        ),
     ],
 )
-def test_mistakes_are_named(words, complaint, capsys):
+def test_mistakes_are_named_before_anything_is_trained(words, complaint, capsys, monkeypatch):
+    monkeypatch.setattr(table_command, "train_recipe", None)
     assert run(*words) == 2
     assert re.search(complaint, capsys.readouterr().err)
 
@@ -175,7 +186,7 @@ def test_a_table_is_made_stopped_and_resumed(tmp_path, monkeypatch, capsys):
     def not_again(options):
         raise AssertionError("was measured before")
 
-    monkeypatch.setattr(table_command, "measure", not_again)
+    monkeypatch.setattr(table_numbers, "measure", not_again)
     assert run(*words) == 0
     assert finished == {path: (path / "finished").stat().st_mtime_ns for path in finished}
     lines = list(csv.DictReader((tmp_path / "all.csv").open()))
@@ -185,6 +196,7 @@ def test_a_table_is_made_stopped_and_resumed(tmp_path, monkeypatch, capsys):
     assert float(line["value"]) > 0 and float(line["published"]) == 14.0
     record = json.loads((tmp_path / "out/seed1/tiny48_e_nar/recipe.json").read_text())
     assert line["recipe_hash"] == record["hash"] and line["images_seen"] == "8" and line["commit"]
+    assert line["images_seen_before"] == "16"  # autoencoder and tokenizer
     # NAR learned the codes that AR's run had left
     assert (tmp_path / "out/seed0/tiny48_e_ar/tokens").exists()
     assert not (tmp_path / "out/seed0/tiny48_e_nar/tokens").exists()

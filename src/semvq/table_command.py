@@ -4,7 +4,6 @@ Every run is an ordinary run folder and every measurement a file beside it, so t
 stopped goes on where it was, and tables share what they have in common.
 """
 
-import json
 import statistics
 from argparse import Namespace
 from dataclasses import replace
@@ -15,44 +14,38 @@ from rich.console import Console
 from rich.table import Table
 
 from semvq.command_parts import as_csv, is_first_process
-from semvq.config import config_hash
-from semvq.evaluate_command import measure
-from semvq.evaluation.versions import commit
+from semvq.data.images import ImageSet
+from semvq.evaluation.features import check_network
+from semvq.evaluation.reference import check_images, load_reference
+from semvq.evaluation.sources import FileImages
 from semvq.files import write_atomically
-from semvq.grammar import parser
 from semvq.photos import fruit
-from semvq.recipes.describe import describe
-from semvq.recipes.tables import TITLES, Cell, cells
-from semvq.table_plan import in_order, print_plan
+from semvq.recipes.tables import GENERATED, TITLES, Cell, cells
+from semvq.table_numbers import COLUMNS, measure_cells, record, statistics_file
+from semvq.table_plan import needed, print_plan
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.recipe import Recipe
-from semvq.training.runs import read_recipe, train_recipe
-
-SAMPLES = {"tiny": 231, "mini": 5000, "paper": 50_000}  # tiny: as many as photos are held out
-GENERATED = ("FID", "IS")
-FIGURES = {"rFID": "rfid", "usage": "codebook_usage", "FID": "fid", "IS": "score"}
-COLUMNS = (
-    "table", "row", "column", "dataset", "scale", "seed", "metric", "value", "published", "run",
-    "decoder", "recipe_hash", "commit", "images_seen", "network", "weights", "device", "semvq",
-    "torch",
-)  # fmt: skip
+from semvq.training.runs import find_upstream, read_recipe, train_recipe
 
 
 def table(options: Namespace) -> int:
     """`semvq table`: exit code 128 + signal where a training was stopped."""
+    _check_options(options)
     chosen = _chosen(options)
     if options.dry_run:
         print_plan(options, chosen)
         return 0
+    photos = _photos(options, chosen)
+    _check_found(options, chosen, photos[0])
     found: list[dict[str, Any]] = []
     for seed in options.seeds:
-        folder = _folder(options) / f"seed{seed}"
-        stopped = _train(options, chosen, seed, folder)
+        folder = _folder(options, seed)
+        stopped = _train(options, chosen, seed, folder, photos)
         if stopped is not None:
             return 128 + stopped
-        _measure(options, chosen, seed, folder)
+        measure_cells(options, chosen, seed, folder, photos)
         if is_first_process():
-            found += [_record(options, cell, seed, folder) for cell in chosen]
+            found += [record(options, cell, seed, folder) for cell in chosen]
     if is_first_process():
         _print(options, chosen, found)
         if options.csv:
@@ -60,11 +53,15 @@ def table(options: Namespace) -> int:
     return 0
 
 
-def _train(options: Namespace, chosen: list[Cell], seed: int, folder: Path) -> int | None:
+def _train(
+    options: Namespace, chosen: list[Cell], seed: int, folder: Path, photos: tuple[Any, Any]
+) -> int | None:
     """Every run that the cells need, as far as it is missing; the signal that stopped one."""
-    data, val = _photos(options, chosen)
+    data, val = photos
     done: list[Recipe] = []
-    for recipe in in_order(run for cell in chosen for run in (cell.run, cell.decoder)):
+    for recipe in needed(chosen):
+        if not _is_of(recipe.name, chosen):
+            continue  # its images are not these; `_check_found` saw that it is there
         stopped = train_recipe(
             replace(recipe, loop=replace(recipe.loop, seed=seed)),
             folder / recipe.name,
@@ -78,6 +75,63 @@ def _train(options: Namespace, chosen: list[Cell], seed: int, folder: Path) -> i
             return stopped
         done.append(recipe)
     return None
+
+
+# --- what was asked for, and what is there; a mistake must not come to light after the trainings --
+
+
+def _check_options(options: Namespace) -> None:
+    """ValueError for values that nothing can be made of."""
+    if options.num is not None and options.num < 2:
+        raise ValueError(
+            "--num: expected at least 2 samples for a distance between distributions, found "
+            f"{options.num}"
+        )
+    if len(set(options.seeds)) < len(options.seeds):
+        found = " ".join(map(str, options.seeds))
+        raise ValueError(
+            f"--seeds: expected different seeds, found {found}; give each of them once"
+        )
+    check_network(options.network)
+
+
+def _check_found(options: Namespace, chosen: list[Cell], data: Path) -> None:
+    """ValueError or FileNotFoundError where what the folder holds, or lacks, stands in the way."""
+    for seed in options.seeds:
+        for recipe in needed(chosen):
+            if _is_of(recipe.name, chosen):
+                _check_upstream(recipe, chosen, seed, _folder(options, seed))
+    file = statistics_file(options, chosen[0], _folder(options))
+    if file.exists() and any(cell.metric in GENERATED for cell in chosen):
+        images = FileImages(ImageSet.open(data), side=1)  # of any side: no pixel is looked at
+        check_images(load_reference(file), images, file, "give another --out")
+
+
+def _check_upstream(recipe: Recipe, chosen: list[Cell], seed: int, folder: Path) -> None:
+    """FileNotFoundError where a run of other images than `--data` has, to start from, is missing.
+
+    LSUN's tokenizers start from ImageNet's, which no training on LSUN can stand in for.
+    """
+    start = recipe.upstream
+    if start is None or _is_of(start, chosen):
+        return
+    run = folder / start
+    try:
+        find_upstream(recipe, folder / recipe.name, None)
+        read_recipe(run)  # says how many images it has seen
+    except FileNotFoundError as error:
+        images = start.partition("_")[0].rstrip("0123456789").upper()
+        seeded = f" --set loop.seed={seed}" if seed else ""
+        raise FileNotFoundError(
+            f"{run}: expected a finished run of recipe {start}, which --data with images of "
+            f"{chosen[0].dataset} cannot make, found none; make it with: semvq train {start} "
+            f"--data {images} --out {run}{seeded}"
+        ) from error
+
+
+def _is_of(name: str, chosen: list[Cell]) -> bool:
+    """Whether a recipe learns the images of these cells, which are of one data set."""
+    return name.startswith(f"{chosen[0].dataset}_")
 
 
 def _chosen(options: Namespace) -> list[Cell]:
@@ -121,8 +175,10 @@ def _photos(options: Namespace, chosen: list[Cell]) -> tuple[Any, Any]:
     return options.data, options.val
 
 
-def _folder(options: Namespace) -> Path:
-    return options.out or Path("runs") / "tables" / options.scale
+def _folder(options: Namespace, seed: int | None = None) -> Path:
+    """Of the runs of a seed; without one, of all seeds."""
+    folder = options.out or Path("runs") / "tables" / options.scale
+    return folder if seed is None else folder / f"seed{seed}"
 
 
 def _codes_of_another(recipe: Recipe, done: list[Recipe], folder: Path) -> Path | None:
@@ -133,66 +189,6 @@ def _codes_of_another(recipe: Recipe, done: list[Recipe], folder: Path) -> Path 
             if same and (folder / other.name / "tokens").exists():
                 return folder / other.name / "tokens"
     return None
-
-
-# --- measuring -------------------------------------------------------------------------------
-
-
-def _measure(options: Namespace, chosen: list[Cell], seed: int, folder: Path) -> None:
-    """What `semvq evaluate` says of the cells' runs, each kept in a file beside the runs."""
-    # all processes of one table have to find the same files missing: hence before the first is made
-    cell_of = {_file(options, cell, folder): cell for cell in chosen}
-    for file, cell in [pair for pair in cell_of.items() if not pair[0].exists()]:
-        found = measure(parser().parse_args(_evaluation(options, cell, seed, folder)))
-        if found is not None:
-            # the commit of the measurement: a run may have gone on over several
-            record = found | {"commit": commit()}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps(record, indent=1) + "\n")
-
-
-def _file(options: Namespace, cell: Cell, folder: Path) -> Path:
-    """Where a cell's measurement is kept; cells may share one."""
-    name = f"{cell.run}-{options.network}.json"
-    if cell.metric in GENERATED:
-        num = options.num or SAMPLES[options.scale]
-        name = f"{cell.run}+{cell.decoder or 'own'}-{num}-{options.network}.json"
-    return folder / "measured" / name
-
-
-def _evaluation(options: Namespace, cell: Cell, seed: int, folder: Path) -> list[str]:
-    """The words of `semvq evaluate`."""
-    data, val = _photos(options, [cell])
-    words = ["evaluate", str(folder / cell.run), "--network", options.network]
-    words += ["--device", options.device, "--seed", str(seed), "--workers", str(options.workers)]
-    if cell.metric not in GENERATED:
-        return [*words, "--protocol", "reconstruction", "--data", str(val)]
-    statistics_file = folder.parent / f"{cell.dataset}-{options.network}.npz"
-    words += ["--protocol", "generation", "--statistics", str(statistics_file)]
-    words += ["--num", str(options.num or SAMPLES[options.scale])]
-    if not statistics_file.exists():  # with images come controls, of which one table is enough
-        words += ["--data", str(data)]
-    return [*words, *(["--decoder", str(folder / cell.decoder)] if cell.decoder else [])]
-
-
-def _record(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
-    """A line for the table of numbers."""
-    record = json.loads(_file(options, cell, folder).read_text())
-    recipe = read_recipe(folder / cell.run)
-    facts, value = record["facts"], record["figures"].get(FIGURES[cell.metric])
-    return {
-        "table": options.table,
-        **{name: getattr(cell, name) for name in ("row", "column", "dataset", "metric", "run")},
-        "scale": options.scale,
-        "seed": seed,
-        "value": value,
-        "published": cell.published,
-        "decoder": cell.decoder,
-        "recipe_hash": config_hash(recipe),
-        "commit": record["commit"],
-        "images_seen": describe(recipe)["images_seen"],
-        **{name: facts[name] for name in ("network", "weights", "device", "semvq", "torch")},
-    }
 
 
 # --- printing --------------------------------------------------------------------------------
@@ -226,7 +222,6 @@ def _text(records: list[dict[str, Any]]) -> str:
     printed = "" if published is None else rf" \[{published:g}]"  # \[ is no markup
     if not values:
         return f"–{printed}"
-    text = f"{statistics.mean(values):.4g}"
-    if len(values) > 1:
-        text += f" ({min(values):.4g} to {max(values):.4g})"
-    return text + printed
+    notes = [f"{min(values):.4g} to {max(values):.4g}"] * (len(values) > 1)
+    notes += [f"{len(values)} of {len(records)} seeds"] * (len(values) < len(records))
+    return f"{statistics.mean(values):.4g}" + f" ({', '.join(notes)})" * bool(notes) + printed

@@ -32,9 +32,14 @@ def in_order(names: Iterable[str | None]) -> list[Recipe]:
     return list(found.values())
 
 
+def needed(chosen: Iterable[Cell]) -> list[Recipe]:
+    """All recipes behind these cells, each after its upstream."""
+    return in_order(run for cell in chosen for run in (cell.run, cell.decoder))
+
+
 def print_plan(options: Namespace, chosen: list[Cell]) -> None:
     """Every cell with its recipe, every recipe with its size and cost, and what all cost."""
-    made = in_order(run for cell in chosen for run in (cell.run, cell.decoder))
+    made = needed(chosen)
     facts = {r.name: describe(r, PLANNED_ON[options.scale]) for r in made}
     hours = [f["hours"] for f in facts.values() if not isinstance(f["hours"], str)]
     if options.json:

@@ -104,11 +104,16 @@ def load_network(name: str, device: torch.device, file: Path | None = None) -> F
 
     ValueError for an unknown name, or a file for a network that takes none.
     """
-    if name not in NETWORKS:
-        raise ValueError(unknown("network", name, list(NETWORKS)))
+    check_network(name)
     if file is not None and name != "inception":
         raise ValueError(f"expected --network inception beside a weights file, found {name}")
     return NETWORKS[name](device, file)
+
+
+def check_network(name: str) -> None:
+    """ValueError for an unknown network; nothing is loaded."""
+    if name not in NETWORKS:
+        raise ValueError(unknown("network", name, list(NETWORKS)))
 
 
 def _inception(device: torch.device, file: Path | None) -> FeatureNet:

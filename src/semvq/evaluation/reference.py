@@ -68,7 +68,7 @@ def open_reference(
         found = load_reference(statistics)
         check_reference(found, wanted, statistics)
         if images is not None:
-            _check_images(found, images, statistics)
+            check_images(found, images, statistics)
         return _with_origin(found, statistics)
     foreign = None
     if path is not None and has_own:
@@ -103,8 +103,13 @@ def _with_origin(found: FeatureSet, path: Path | None) -> FeatureSet:
     return replace(found, facts=facts)
 
 
-def _check_images(found: FeatureSet, images: TrainingImages, file: Path) -> None:
-    """ValueError where stored statistics are of other images."""
+def check_images(
+    found: FeatureSet, images: TrainingImages, file: Path, advice: str = "give another file"
+) -> None:
+    """ValueError, which ends with `advice`, where stored statistics are of other images.
+
+    Their names and sizes decide, or the file's hash: no image is read.
+    """
     if found.facts is None:
         return
     stored, given = found.facts["source"], images.facts()
@@ -112,7 +117,7 @@ def _check_images(found: FeatureSet, images: TrainingImages, file: Path) -> None
         if stored.get(name) != given.get(name):
             raise ValueError(
                 f"{file}: expected statistics of {given['images']} ({name} {given.get(name)}), "
-                f"found those of {stored.get('images')} ({stored.get(name)}); give another file"
+                f"found those of {stored.get('images')} ({stored.get(name)}); {advice}"
             )
 
 

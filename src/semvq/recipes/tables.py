@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Literal, NamedTuple
 
+from semvq.recipes.named import RECIPES
 from semvq.recipes.rivals import rival_recipe, rivals
-from semvq.recipes.scales import Scale, mini, mini_photos, paper, recipes, tiny
+from semvq.recipes.scales import Scale, mini, mini_photos, paper, paper_whole, recipes, tiny
 from semvq.training.recipe import Recipe
 
 Metric = Literal["rFID", "usage", "FID", "IS"]
+GENERATED: tuple[Metric, ...] = ("FID", "IS")  # of samples, not of reconstructions
 SCALES = ("tiny", "mini", "paper")
 
 
@@ -66,25 +68,10 @@ TABLE_6 = {
     "sem": ("L_sem", 2.77, 12.07, 8.84),
     "e": ("E", 4.65, 17.88, 14.00),
 }
+ONE_PHASE = "sem_attention"  # the variant
 ALPHAS = {"low": 0.0, "alpha20": 0.2, "alpha40": 0.4, "alpha60": 0.6, "alpha80": 0.8, "sem": 1.0}
-# Fig. 8b: FID of AR and NAR with the first phase's decoder, then with the second's
-FIG_8 = {
-    "imagenet256": ((7.83, 5.31), (7.55, 4.99)),
-    "ffhq256": ((None, 3.89), (None, 3.62)),
-    "lsun_church256": ((3.49, 3.41), (2.45, 2.25)),
-    "lsun_cat256": ((4.73, 5.22), (3.61, 4.60)),
-    "lsun_bedroom256": ((2.15, 2.88), (1.44, 2.05)),
-}
-TABLE_3 = {
-    "ffhq256": (None, 3.62), "lsun_church256": (2.45, 2.25), "lsun_cat256": (3.61, 4.60),
-    "lsun_bedroom256": (1.44, 2.05),
-}  # fmt: skip
-# FID and Inception Score
-TABLE_4 = {
-    "ar": (7.55, 121.3), "ar_l": (6.25, 140.9), "nar": (4.99, 189.1), "nar_l": (4.55, 200.4),
-}  # fmt: skip
-# rFID and usage of ours
-TABLE_2 = {"imagenet256": (1.99, 1.0), "ffhq256": (3.12, 1.0)}
+# the data sets of the whole method; what was printed of them stands beside their recipes
+DATASETS = ("imagenet256", "ffhq256", "lsun_church256", "lsun_cat256", "lsun_bedroom256")
 
 
 def cells(table: str, scale: str) -> list[Cell]:
@@ -106,7 +93,15 @@ def table_recipes() -> Mapping[str, Recipe]:
     found = [r for scale in (paper(), mini(), mini_photos(), tiny()) for r in recipes(scale)]
     for dataset in ("imagenet256", "ffhq256", "mini64", "mini128", "tiny48"):
         found += [rival_recipe(dataset, rival) for rival in rivals(dataset)]
+    whole = paper_whole()
+    found += [whole.tokenizer(ONE_PHASE), *(whole.transformer(ONE_PHASE, k) for k in whole.kinds)]
     return {recipe.name: recipe for recipe in found}
+
+
+@cache
+def _published() -> Mapping[tuple[str, str], float]:
+    """What stands beside the named recipes, by recipe and metric."""
+    return {(r.name, p.metric): p.value for r in (make() for make in RECIPES) for p in r.published}
 
 
 def _scale(name: str) -> Scale:
@@ -170,7 +165,7 @@ class _Path(NamedTuple):
 def _paths(scale: str) -> list[_Path]:
     if scale == "paper":
         found = []
-        for name in FIG_8:
+        for name in DATASETS:
             first = f"{name}_{'tokenizer' if name.startswith('lsun') else 'phase1'}"
             found.append(_Path(name, first, f"{name}_phase2", name))
         return found
@@ -184,13 +179,14 @@ def _paths(scale: str) -> list[_Path]:
 
 def _table2(scale: str) -> Iterator[Cell]:
     for path in _paths(scale):
-        if scale == "paper" and path.dataset not in TABLE_2:
+        if path.dataset.startswith("lsun"):  # not in the paper's
             continue
         for rival in rivals(path.dataset):
             run = f"{path.dataset}_{rival.name}"
             yield Cell(rival.row, "rFID", "rFID", run, rival.rfid, None, path.dataset)
             yield Cell(rival.row, "usage", "usage", run, rival.usage, None, path.dataset)
-        rfid, usage = TABLE_2.get(path.dataset, (None, None))
+        rfid = _published().get((path.second, "rFID"))
+        usage = _published().get((path.first, "codebook usage"))  # phase 2 keeps the codes
         yield Cell("SeQ-GAN", "rFID", "rFID", path.second, rfid, None, path.dataset)
         yield Cell("SeQ-GAN", "usage", "usage", path.second, usage, None, path.dataset)
 
@@ -199,35 +195,38 @@ def _table3(scale: str) -> Iterator[Cell]:
     for path in _paths(scale):
         if path.dataset in ("imagenet256", "mini64", "tiny48"):  # with classes
             continue
-        ar, nar = TABLE_3.get(path.dataset, (None, None))
-        for kind, fid in (("ar", ar), ("nar", nar)):
-            if path.dataset == "ffhq256" and kind == "ar":
-                continue  # left out by the paper: it overfits
+        for kind in _kinds(path):
             row, run = f"SeQ-GAN + {kind.upper()}", f"{path.transformers}_{kind}"
+            fid = _published().get((run, "FID"))
             yield Cell(row, path.dataset, "FID", run, fid, path.second, path.dataset)
 
 
 def _table4(scale: str) -> Iterator[Cell]:
     path = _paths(scale)[0]
-    for kind, (fid, score) in TABLE_4.items():
+    for kind in ("ar", "ar_l", "nar", "nar_l"):
         row = f"SeQ-GAN + {kind.upper().replace('_', '-')}"
         run = f"{path.transformers}_{kind}"
-        yield Cell(row, "FID", "FID", run, fid, path.second, path.dataset)
-        yield Cell(row, "IS", "IS", run, score, path.second, path.dataset)
+        for metric in GENERATED:
+            printed = _published()[f"imagenet256_{kind}", metric]
+            yield Cell(row, metric, metric, run, printed, path.second, path.dataset)
 
 
 def _fig8(scale: str) -> Iterator[Cell]:
     for path in _paths(scale):
-        phases = FIG_8.get(path.dataset, ((None, None), (None, None)))
-        for place, kind in enumerate(("ar", "nar")):
-            if path.dataset == "ffhq256" and kind == "ar":
-                continue
-            for words, decoder, fids in zip(
-                ("1st phase", "2nd phase"), (path.first, path.second), phases
-            ):
-                row, run = f"{kind.upper()}, {words}", f"{path.transformers}_{kind}"
-                yield Cell(row, path.dataset, "FID", run, fids[place], decoder, path.dataset)
-    own = _scale(scale)
+        for kind in _kinds(path):
+            run = f"{path.transformers}_{kind}"
+            # the first phase's decoder is the transformer's own, as in other tables
+            for words, phase, decoder in (
+                ("1st phase", path.first, None), ("2nd phase", path.second, path.second),
+            ):  # fmt: skip
+                fid = _published().get((phase, f"{kind.upper()} FID with this phase's decoder"))
+                row = f"{kind.upper()}, {words}"
+                yield Cell(row, path.dataset, "FID", run, fid, decoder, path.dataset)
+    own = paper_whole() if scale == "paper" else _scale(scale)
     for kind in ("ar", "nar"):  # not in the paper: what two phases are for
-        run = f"{own.prefix}_sem_attention_{kind}"
+        run = f"{own.prefix}_{ONE_PHASE}_{kind}"
         yield Cell(f"{kind.upper()}, one phase", own.prefix, "FID", run, None, None, own.prefix)
+
+
+def _kinds(path: _Path) -> tuple[str, ...]:
+    return ("nar",) if path.dataset == "ffhq256" else ("ar", "nar")  # AR overfits there (Sec. 4.2)
