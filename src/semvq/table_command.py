@@ -24,6 +24,7 @@ from semvq.recipes.tables import GENERATED, TITLES, Cell, cells
 from semvq.table_numbers import COLUMNS, measure_cells, record, statistics_file
 from semvq.table_plan import needed, print_plan
 from semvq.training.generator_task import GeneratorTaskConfig
+from semvq.training.lock import make_folder
 from semvq.training.recipe import Recipe
 from semvq.training.runs import find_upstream, read_recipe, train_recipe
 
@@ -93,6 +94,8 @@ def _check_options(options: Namespace) -> None:
             f"--seeds: expected different seeds, found {found}; give each of them once"
         )
     check_network(options.network)
+    if options.csv and not options.dry_run:
+        make_folder(options.csv.parent)
 
 
 def _check_found(options: Namespace, chosen: list[Cell], data: Path) -> None:
