@@ -191,7 +191,10 @@ def test_edit_in_batches_and_without_a_class(at):
         ("edit toy_nar text.png --box 0,0,1,1", "text.png: expected JPEG"),
         ("edit toy_nar photos/red/0.png --box 0,0,1", "--box: expected x0,y0,x1,y1"),
         ("edit toy_nar photos/red/0.png --outpaint up:0.5", "--outpaint: expected one of left"),
-        ("edit toy_nar photos/red/0.png --box 0,0,1,1 --class pink", "expected a name among blue"),
+        (
+            "edit toy_nar photos/red/0.png --box 0,0,1,1 --class pink",
+            "expected a name among 'blue', ",
+        ),
         ("edit toy_nar photos/red/0.png --box 0,0,1,1 --num 0", "--num: expected at least 1"),
     ],
 )
