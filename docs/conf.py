@@ -12,6 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))  # the docstrings of this checkout
 
+from pygments.lexers import BashLexer  # noqa: E402
+from pygments.token import Name, Text  # noqa: E402
+
 from semvq import __version__  # noqa: E402
 
 project = "semvq"
@@ -27,6 +30,8 @@ html_theme = "furo"
 html_title = f"semvq {release}"
 html_copy_source = False
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 pygments_style = "default"
 
 autodoc_typehints = "signature"
@@ -45,6 +50,15 @@ INCLUDED = {
 }
 
 
+class CommandLexer(BashLexer):
+    """The shell's colours, but none for its builtins: `export` is a command of ours."""
+
+    def get_tokens_unprocessed(self, text, *more):
+        """As the base class's, but for builtins."""
+        for place, kind, value in super().get_tokens_unprocessed(text, *more):
+            yield place, Text if kind is Name.Builtin else kind, value
+
+
 def for_site(text: str, folder: str) -> str:
     """A Markdown file that lies in `folder` of the repository, as a page of this folder.
 
@@ -61,7 +75,7 @@ def for_site(text: str, folder: str) -> str:
         return f"[{words}](/{page}{anchor})"
 
     local = r"\[([^\]]*)\]\((?![a-z]+:|#)([^)#]+)([^)]*)\)"
-    return re.sub(local, moved, text.replace("```console", "```bash"))
+    return re.sub(local, moved, text.replace("```console", "```commands"))
 
 
 def read_page(app, name, content):
@@ -84,6 +98,7 @@ def as_text(app, what, name, obj, options, lines):
 
 def setup(app):
     """Called by Sphinx."""
+    app.add_lexer("commands", CommandLexer)
     app.connect("source-read", read_page)
     app.connect("include-read", read_included)
     app.connect("autodoc-process-docstring", as_text)

@@ -26,13 +26,22 @@ LEVELS = (7, 5, 5, 3)
 
 @dataclass(frozen=True)
 class ScalarQuantizerConfig(QuantizerConfig):
-    """`levels` values per channel; their product is the number of codes."""
+    """`levels` values per channel, odd; their product is the number of codes."""
 
     num_codes: int = math.prod(LEVELS)
     code_dim: int = len(LEVELS)
     levels: tuple[int, ...] = LEVELS
 
     def build(self) -> "ScalarQuantizer":
+        """ValueError where rounding would not reach just these levels, or the sizes differ."""
+        if any(n < 3 or n % 2 == 0 for n in self.levels):
+            raise ValueError(f"levels: expected odd numbers from 3 on, found {list(self.levels)}")
+        needed = (math.prod(self.levels), len(self.levels))
+        if (self.num_codes, self.code_dim) != needed:
+            raise ValueError(
+                f"levels {list(self.levels)}: expected num_codes {needed[0]} and code_dim "
+                f"{needed[1]}, found {self.num_codes} and {self.code_dim}; set them too"
+            )
         return ScalarQuantizer(self)
 
 

@@ -345,7 +345,7 @@ def test_a_generator_brings_its_own_tokenizer(runs):
         ("nowhere", "nowhere: expected the folder of a tokenizer run"),
         ("toy_phase1 --photos 0", "--photos: expected at least 1"),
         ("toy_phase1 --network resnet", "expected one of inception"),
-        ("toy_ar --data train/red", "expected the classes blue, green, red; found none"),
+        ("toy_ar --data train/red", "expected the classes 'blue', 'green', 'red'; found none"),
     ],
 )
 def test_mistakes_end_in_one_line(at, runs, capsys, line, words):

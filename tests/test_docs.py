@@ -13,9 +13,12 @@ from threading import Event, Thread
 from urllib.request import urlopen
 
 import pytest
+import torch
 
 from semvq.cli import main, parser
+from semvq.config import with_overrides
 from semvq.evaluation import intervals, side_by_side
+from semvq.recipes import find_recipe
 from tests.toy import photos
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +35,60 @@ def test_there_are_exactly_two_set_up_commands():
     assert all(len(c.strip().splitlines()) == 1 for c in commands)
     assert commands[0].strip().endswith("semvq demo")
     assert commands[1].strip().endswith("python -m pytest -n 2")
+
+
+def test_installing_alone_is_the_first_command_without_the_demo():
+    page = (ROOT / "docs" / "your-photos.md").read_text()
+    (alone,) = re.findall(r"```console\n(python3 -m venv .*)\n```", page)
+    assert blocks("bash")[0].strip() == f"{alone} && .venv/bin/semvq demo"
+    assert "(docs/your-photos.md#install)" in README and "\n## Install\n" in page
+
+
+def test_code_fits_into_its_column():
+    """A window of 1280 pixels shows 90 characters."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        fences = re.findall(
+            r"^```(?:console|python|text)\n(.*?)^```", page.read_text(), re.M | re.S
+        )
+        for line in "".join(fences).splitlines():
+            assert len(line) <= 90, (page.name, line)
+
+
+def own_quantizer(levels: str, num_codes: int, code_dim: int) -> list[str]:
+    fields = {"levels": levels, "num_codes": num_codes, "code_dim": code_dim}
+    return [f"task.tokenizer.quantizer.{name}={value}" for name, value in fields.items()]
+
+
+@pytest.mark.parametrize(
+    "levels, num_codes, code_dim, words",
+    [
+        ("[4,4,4,4]", 256, 4, "levels: expected odd numbers from 3 on, found [4, 4, 4, 4]"),
+        ("[1,3]", 3, 2, "levels: expected odd numbers from 3 on, found [1, 3]"),
+        ("[9,9,9,9]", 525, 4, "expected num_codes 6561 and code_dim 4, found 525 and 4"),
+        ("[5,5,3]", 75, 4, "expected num_codes 75 and code_dim 3, found 75 and 4"),
+    ],
+)
+def test_the_example_refuses_levels_that_do_not_fit(
+    tmp_path, capsys, levels, num_codes, code_dim, words
+):
+    recipe = f"{ROOT / 'examples' / 'my_recipe.py'}:my_phase1"
+    fields = own_quantizer(levels, num_codes, code_dim)
+    photos(tmp_path / "PHOTOS")
+    command = ["train", recipe, "--data", str(tmp_path / "PHOTOS"), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, *(part for field in fields for part in ("--set", field))])
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code != 0 and words in said and len(said.splitlines()) == 1, said
+
+
+def test_the_example_gives_the_lookup_of_its_codes():
+    recipe = find_recipe(f"{ROOT / 'examples' / 'my_recipe.py'}:my_phase1")
+    recipe = with_overrides(recipe, own_quantizer("[3,5,9]", 135, 3))
+    quantizer = recipe.task.tokenizer.quantizer.build()
+    latents = 3 * torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = quantizer(latents)
+    assert torch.equal(found.embeddings, quantizer.lookup(found.codes))
+    assert set(quantizer.encode(latents).unique().tolist()) == set(range(135))
 
 
 def test_links_and_named_files_exist():
@@ -61,7 +118,7 @@ def test_the_paper_map_names_what_exists():
 
 
 def readme_commands() -> list[str]:
-    lines = "".join(blocks("console")).splitlines()
+    lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
     return [line.split("#")[0].strip() for line in lines if line.startswith("semvq ")]
 
 

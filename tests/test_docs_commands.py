@@ -38,6 +38,7 @@ ELSEWHERE = {
         "talks to the hub: tests/test_hub.py has a hub of its own"
     ),
     "semvq table": "minutes a row, or a command's form alone: tests/test_tables.py",
+    "python3 -m venv": "what the tests run in: tests/test_docs.py holds it against README's line",
     "pip install 'semvq[serve]'": "tests/test_serve*.py",
     "PHOTOS/a.jpg": "no commands: what folders look like",
     "skipped an unreadable image": "no command: what the terminal says",
@@ -65,7 +66,8 @@ def blocks_to_run(page: Path) -> list[tuple[str, str]]:
 
 
 def lines(block: str) -> list[str]:
-    return [line for x in block.splitlines() if (line := x.split("  #")[0].strip())]
+    joined = re.sub(r"\\\n *", "", block)
+    return [line for x in joined.splitlines() if (line := x.split("  #")[0].strip())]
 
 
 def test_every_block_runs_or_says_why_not():
@@ -84,6 +86,22 @@ def test_commands_on_pages_parse():
     for command in commands:
         if command.startswith("semvq ") and "{" not in command.split("--")[0]:
             parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_held_out_photos_are_photos(tmp_path, monkeypatch):
+    """Every tenth image, subfolders included; no other file takes the place of one."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"{c}/{i:02d}.JPG" for c in ("cat", "dog") for i in range(9)]
+    names += ["dog/more/18.png", "dog/more/19.png"]
+    others = ["cat/.DS_Store", "cat/._00.jpg", "cat/notes.txt", "dog/more/.DS_Store"]
+    for name in names + others:
+        (tmp_path / "PHOTOS" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "PHOTOS" / name).touch()
+    texts = [text for kind, text in blocks(ROOT / "docs" / "your-photos.md") if kind == "python"]
+    exec(compile(texts[0], "your-photos.md", "exec"), {})
+    held_out = [p for p in Path("HELD_OUT").rglob("*") if p.is_file()]
+    assert sorted(map(str, held_out)) == ["HELD_OUT/cat/00.JPG", "HELD_OUT/dog/01.JPG"]
+    assert len([p for p in Path("PHOTOS").rglob("*") if p.is_file()]) == len(names + others) - 2
 
 
 @pytest.fixture(scope="module")

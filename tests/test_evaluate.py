@@ -655,15 +655,15 @@ MISTAKES = {
     ),
     "other classes, generation": (
         "toy_nar --protocol generation --data two",
-        "two: expected the classes blue, green, red; found blue, green",
+        "two: expected the classes 'blue', 'green', 'red'; found 'blue', 'green'",
     ),
     "other classes, likelihood": (
         "toy_ar --protocol likelihood --data two",
-        "two: expected the classes blue, green, red; found blue, green",
+        "two: expected the classes 'blue', 'green', 'red'; found 'blue', 'green'",
     ),
     "no classes, probe": (
         "toy_ar --protocol probe --data flat",
-        "flat: expected the classes blue, green, red; found none",
+        "flat: expected the classes 'blue', 'green', 'red'; found none",
     ),
     "more classes in an array": (
         "toy_nar --protocol generation --data many.npz",

@@ -161,7 +161,7 @@ MISTAKES = {
     "reconstruct no image": ("reconstruct runs/toy_phase1 absent.png", "absent.png"),
     "reconstruct text": ("reconstruct runs/toy_phase1 text.jpg", "text.jpg: expected"),
     "reconstruct without codes": ("reconstruct runs/toy_autoencoder one.png", "plain autoencoder"),
-    "class": ("sample runs/toy_ar --class purple", "expected a name among blue, green, red"),
+    "class": ("sample runs/toy_ar --class purple", "expected a name among 'blue', 'green', 'red'"),
     "none": ("sample runs/toy_ar --num 0", "at least 1, found 0"),
     "steps of AR": ("sample runs/toy_ar --steps 4", "steps"),
     "top-p": ("sample runs/toy_ar --top-p 2", "share in (0, 1]"),

@@ -118,7 +118,7 @@ def test_table_2():
 
 def test_lengths_are_the_papers():
     lengths = {
-        "phase1": "500k steps", "tokenizer": "1 epochs", "phase2": "200k steps",
+        "phase1": "500k steps", "tokenizer": "1 epoch", "phase2": "200k steps",
         "ar": "500k steps", "nar": "500k steps",
     }  # fmt: skip
     for make in RECIPES:

@@ -64,7 +64,7 @@ def test_sample_writes_images_and_repeats_them_in_other_batches(runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "toy_ar", "--class", "purple"], "expected a name among blue, green, red"),
+        (["sample", "toy_ar", "--class", "purple"], "expected a name among 'blue', 'green', 'red'"),
         (["sample", "toy_ar", "--class", "7"], "below 3"),
         (["sample", "toy_ar", "--steps", "4"], "--steps: expected a sampling option of toy_ar"),
         (["sample", "toy_ar", "--steps", "4"], "--temperature, --guidance, --guidance-schedule"),

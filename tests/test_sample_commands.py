@@ -10,7 +10,8 @@ from PIL import Image
 
 from semvq import sample_commands
 from semvq.cli import main, parser
-from semvq.data.images import to_uint8
+from semvq.command_parts import check_classes, quoted
+from semvq.data.images import ImageSet, to_uint8
 from semvq.data.npz import save_npz
 from semvq.generators.files import load_generator
 from semvq.generators.guidance import SCHEDULES
@@ -191,7 +192,10 @@ def test_edit_in_batches_and_without_a_class(at):
         ("edit toy_nar text.png --box 0,0,1,1", "text.png: expected JPEG"),
         ("edit toy_nar photos/red/0.png --box 0,0,1", "--box: expected x0,y0,x1,y1"),
         ("edit toy_nar photos/red/0.png --outpaint up:0.5", "--outpaint: expected one of left"),
-        ("edit toy_nar photos/red/0.png --box 0,0,1,1 --class pink", "expected a name among blue"),
+        (
+            "edit toy_nar photos/red/0.png --box 0,0,1,1 --class pink",
+            "expected a name among 'blue', ",
+        ),
         ("edit toy_nar photos/red/0.png --box 0,0,1,1 --num 0", "--num: expected at least 1"),
     ],
 )
@@ -224,3 +228,16 @@ def test_the_command_line_offers_what_the_library_knows():
     offered = {a.dest: a.choices for a in grammar["sample"]._actions if a.choices}
     assert offered["guidance_schedule"] == list(SCHEDULES) and offered["order"] == list(ORDERS)
     assert offered["scorer"] == [*sample_commands.CLASSIFIERS, "likelihood"]
+
+
+def test_names_of_classes_stay_apart_and_long_lists_are_cut(tmp_path):
+    assert quoted(["Melone, groß", "Apfel"]) == "'Melone, groß', 'Apfel'"
+    assert quoted([]) == "none"
+    names = [f"c{number:02d}" for number in range(12)]
+    assert quoted(names).endswith("'c09' and 2 more") and "c10" not in quoted(names)
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    check_classes(ImageSet.open(tmp_path), names, 12)
+    with pytest.raises(ValueError, match="the first that differs is number 11"):
+        check_classes(ImageSet.open(tmp_path), [*names[:11], "other"], 12)

@@ -223,7 +223,11 @@ FIELDS = {"tokenizer": "toy_phase1", "kind": "NAR"}
     [
         ("/look", {}, "the upload: the file is empty"),
         ("/look", {"photo": "two"}, "photo: expected a number from 0"),
-        ("/look", {"photo": 1, "class": "pink"}, "class: expected a name among blue, green, red"),
+        (
+            "/look",
+            {"photo": 1, "class": "pink"},
+            "class: expected a name among 'blue', 'green', 'red'",
+        ),
         ("/sample", {"kind": "NAR"}, "expected one with NAR codes (toy_phase1), found ''"),
         ("/sample", {**FIELDS, "kind": "RNN"}, "none: no such run was given"),
         ("/sample", {**FIELDS, "num": 9}, "num: expected a number from 1 to 8, found '9'"),

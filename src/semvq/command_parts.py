@@ -4,6 +4,7 @@ import csv
 import io
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from semvq.data.images import ImageSet, save_png
 from semvq.launch import find_launch
 from semvq.recipes import import_file
+
+MOST_NAMES = 10  # of a list that a message names
 
 
 def at_least_one(**counts: int) -> None:
@@ -57,10 +60,18 @@ def sampling_options(options: Namespace, known: tuple[str, ...]) -> dict[str, An
 def check_classes(image_set: ImageSet, names: Sequence[str], num_classes: int) -> None:
     """ValueError where a conditional generator's classes are not those of the images."""
     if num_classes and image_set.classes != tuple(names):
+        found = image_set.classes
+        first = next(i for i, (a, b) in enumerate(zip_longest(names, found)) if a != b)
+        at = f"; the first that differs is number {first}" if first >= MOST_NAMES else ""
         raise ValueError(
-            f"{image_set.root}: expected the classes {', '.join(names)}; "
-            f"found {', '.join(image_set.classes) or 'none'}"
+            f"{image_set.root}: expected the classes {quoted(names)}; found {quoted(found)}{at}"
         )
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names in quotes, for one may hold a comma; of many the first, and how many more."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(map(repr, names[:MOST_NAMES])) + more or "none"
 
 
 def as_csv(records: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:

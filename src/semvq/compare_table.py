@@ -27,12 +27,12 @@ BASELINES = {
     "prediction, low layers": "low", "prediction, semantic layers": "semantic",
 }  # fmt: skip
 READING = (
-    "How to read it. The n-gram gain, the small transformer and the AR cross-entropy say cheaply "
-    "how predictable the codes are; the FID of samples decides how well one generates, and where "
-    "they disagree, believe it. Read a cross-entropy only beside the quality of reconstruction: a "
-    "tokenizer that lost the content has the easiest codes. FIDs of no more images than features "
-    "are biased, and rank only at equal counts; each stands between two controls. ± covers the "
-    "choice of images, and no training seed."
+    "How to read it. The AR cross-entropy and, with --train, the n-gram gain and the small "
+    "transformer say cheaply how predictable the codes are; with --train the FID of samples, "
+    "between two controls, decides how well one generates, and where they disagree, believe it. "
+    "Read a cross-entropy only beside the quality of reconstruction: a tokenizer that lost the "
+    "content has the easiest codes. FIDs of no more images than features are biased, and rank only "
+    "at equal counts. ± covers the choice of images, and no training seed."
 )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semvq.backbones.efficientnet_lite import load_efficientnet_lite0
 from semvq.backbones.mobilenet import load_mobilenet_v2
-from semvq.command_parts import at_least_one, import_code, sampling_options, write
+from semvq.command_parts import at_least_one, import_code, quoted, sampling_options, write
 from semvq.data.images import DataConfig, image_grid, load_image, save_png, to_float, to_uint8
 from semvq.data.npz import save_npz
 from semvq.data.shards import is_image
@@ -171,7 +171,7 @@ def classes_of(
     if label.isdigit() and int(label) < num_classes:
         return torch.full((num,), int(label))
     raise ValueError(
-        f"--class: expected a name among {', '.join(names)} or a number below {num_classes}, "
+        f"--class: expected a name among {quoted(names)} or a number below {num_classes}, "
         f"found '{label}'"
     )
 
@@ -185,7 +185,7 @@ def classes_or_none(
         if config.num_classes and not config.conditioning_dropout:
             raise ValueError(
                 "--class: expected one, found none, and this generator was trained without "
-                f"conditioning_dropout; give a name among {', '.join(names)}"
+                f"conditioning_dropout; give a name among {quoted(names)}"
             )
         return None
     return classes_of(label, num, names, config.num_classes)

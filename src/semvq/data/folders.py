@@ -37,8 +37,8 @@ class ImageSet:
         unknown = sorted(set(folders) - set(number)) if classes else []
         if unknown:
             raise ValueError(
-                f"{root}: expected the classes {', '.join(classes)}, "
-                f"found class '{os.fsdecode(unknown[0])}'"
+                f"{root}: expected classes among {', '.join(map(repr, classes[:10]))} "
+                f"({len(classes)} in all), found class {os.fsdecode(unknown[0])!r}"
             )
         self.labels = np.array([number[f] if classes else 0 for f in folders], np.int64)
 

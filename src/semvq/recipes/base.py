@@ -18,7 +18,7 @@ from semvq.training.tokenizer_task import TokenizerTaskConfig
 # How long the paper trains (Sec. 4.1 to 4.3).
 PHASE1 = "500k steps"
 PHASE2 = "200k steps"
-LSUN_TOKENIZER = "1 epochs"
+LSUN_TOKENIZER = "1 epoch"
 TRANSFORMER_UNCONDITIONAL = "500k steps"
 TRANSFORMER_IMAGENET = "300 epochs"
 # Not in the paper: its ablations were shorter than its tables of results; a fifth is assumed (D15).

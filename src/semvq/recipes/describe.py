@@ -133,7 +133,8 @@ def _seen(facts: dict[str, Any]) -> str:
         return _text(facts["images_seen"])
     epochs = facts["epochs"]
     passes = f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.3g}"
-    return f"{facts['images_seen']:,} = {passes} epochs of {facts['epoch_size']:,} images"
+    unit = "epoch" if passes == "1" else "epochs"
+    return f"{facts['images_seen']:,} = {passes} {unit} of {facts['epoch_size']:,} images"
 
 
 def _hours(hours: float) -> str:
