@@ -106,11 +106,32 @@ def test_a_run_says_where_it_is_from(tmp_path):
     assert len(digest) == 64
     assert origin == {
         "from": "maskgit", "file": "maskgit.bin", "sha256": digest, "config_sha256": None,
-        "pixel_range": "[0, 1]", "left_out": [],
+        "pixel_range": "[0, 1]", "left_out": [], "asked_to_run": [],
     }  # fmt: skip
     assert not [
         p.name for p in (tmp_path / "run").iterdir() if p.suffix not in (".json", ".safetensors")
     ]
+
+
+def test_of_a_folder_the_record_has_the_weight_file(tmp_path):
+    oracle = Diffusers()
+    folder = write(oracle, tmp_path / "vqvae")
+    assert convert(oracle, folder, tmp_path / "run") == 0
+    origin = tokenizer_extra(tmp_path / "run")["converted"]
+    assert origin["file"] == "vqvae/diffusion_pytorch_model.safetensors"
+    assert origin["sha256"] == opening.open_weights(tmp_path / origin["file"]).sha256
+
+
+def test_the_source_is_looked_at_before_its_configuration(tmp_path, capsys):
+    oracle, out = Diffusers(), tmp_path / "run"
+    line = refused(capsys, oracle, tmp_path / "nowhere", out)
+    assert "nowhere: expected a file with weights or its folder, found nothing there" in line
+    line = refused(capsys, Taming(channels=32), tmp_path, out)
+    assert f"{tmp_path}: expected a file with weights, found a folder" in line
+    data = (write(oracle, tmp_path / "vqvae") / "diffusion_pytorch_model.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[:-100])
+    line = refused(capsys, oracle, tmp_path / "cut.safetensors", out)
+    assert f"{tmp_path / 'cut.safetensors'}: expected a safetensors file" in line
 
 
 def test_what_tensors_do_not_tell_is_part_of_the_code_space(tmp_path):
@@ -216,7 +237,10 @@ def test_mistakes_of_the_command_line(tmp_path, capsys):
     assert "--config" in refused(capsys, oracle, path, out, "--config", str(path))
     assert "multiple of f = 2" in refused(capsys, oracle, path, out, "--resolution", "15")
     assert "at least 1" in refused(capsys, oracle, path, out, "--resolution", "0")
-    assert "config.json" in refused(capsys, Diffusers(), path, out)
+    assert "is it of another format? see --from" in refused(capsys, Diffusers(), path, out)
+    save_file(Diffusers().weights, alone := tmp_path / "alone.safetensors")
+    line = refused(capsys, Diffusers(), alone, out)
+    assert "expected the model's config.json, found none; name it with --config" in line
     (tmp_path / "empty").mkdir()
     assert "found neither" in refused(capsys, Diffusers(), tmp_path / "empty", out)
     assert convert(oracle, path, out) == 0

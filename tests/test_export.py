@@ -9,7 +9,7 @@ import torch
 from semvq.cli import main
 from semvq.interop import onnx_graphs
 from semvq.interop.networks import UnitRangeConfig
-from semvq.interop.onnx_graphs import TIE, agreement, export_onnx
+from semvq.interop.onnx_graphs import TIE, Agreement, agreement, export_onnx
 from semvq.interop.onnx_rules import nearest_in_graph, rule_of
 from semvq.interop.packaged import packaged_photos
 from semvq.rivals.factorized import FactorizedQuantizerConfig
@@ -171,7 +171,32 @@ def test_graphs_that_disagree_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graphs, "PIXELS", -1.0)
     with pytest.raises(ValueError, match="expected graphs that agree with torch, found 0 of"):
         export_onnx(make(CONV), tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_stopped_leaves_nothing_and_can_be_run_again(tmp_path, monkeypatch):
+    def write(module, example, names, path):
+        path.write_text("a graph")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx_graphs, "_packages", lambda: None)
+    monkeypatch.setattr(onnx_graphs, "_write", write)
+    tokenizer, out = CONV.build().eval(), tmp_path / "a" / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(onnx_graphs, "_tried", stop)
+        export_onnx(tokenizer, out)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(onnx_graphs, "_tried", lambda *_: Agreement(1, 0, 0, 0.0))
+    (tmp_path / "empty").mkdir(mode=0o750)
+    for folder in (out, tmp_path / "empty"):
+        export_onnx(tokenizer, folder)
+        assert [p.name for p in sorted(folder.iterdir())] == [
+            "decode.onnx", "encode.onnx", "onnx.json",
+        ]  # fmt: skip
+    assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o750
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "empty"]
 
 
 class OwnQuantizer(VectorQuantizer):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -26,7 +27,9 @@ from semvq.recipes import find_recipe
 from semvq.sources.items import START, class_folders, read_class_names, stem
 from semvq.sources.opening import open_sources
 from semvq.sources.parquet import Columns, parquet_files
+from semvq.sources.prepare import LOCK
 from semvq.sources.tars import expand
+from semvq.training import lock as training_lock
 from semvq.training.journal import read_log
 from semvq.training.runs import train_recipe
 from tests.forks import start
@@ -413,15 +416,80 @@ def test_patterns_and_keys():
             expand(pattern)
 
 
+def test_the_lock_of_a_job_has_one_name():
+    assert training_lock.NAME == LOCK
+
+
 def test_the_earlier_call_must_have_been_the_same(tmp_path, capsys):
     source, out = photos(tmp_path / "photos"), tmp_path / "out"
     small(source, out)
     assert "expected size 16 for 'train'" in refused(capsys, source, out, "--size", 8)
     shutil.copy(source / "red" / "1.png", source / "red" / "new.png")
     line = refused(capsys, source, out, "--size", 16, "--shard", 10)
-    assert "expected source" in line and "give another OUT" in line
+    assert re.search(rf"expected source {source} \([0-9a-f]{{8}}\) for 'train'", line)
+    assert re.search(rf"found {source} \([0-9a-f]{{8}}\); give another OUT", line)
     shutil.rmtree(out / ".prepare")
     assert "expected an empty folder" in refused(capsys, source, out, "--size", 16)
+
+
+def test_shards_never_lie_among_the_images_of_a_source(tmp_path, capsys):
+    source, val = photos(tmp_path / "photos"), photos(tmp_path / "val", per_class=2)
+    (tmp_path / "some.tar").write_bytes(tar_bytes(encoded(tmp_path)))
+    before = sorted(tmp_path.rglob("*"))
+    for given, out, words in (
+        ([source], source, "found the source itself; give a new folder elsewhere"),
+        ([source], source / "red" / "new", "found one inside it"),
+        ([source], tmp_path, "found one above it"),
+        ([source / "*" / "x-{0..1}.tar"], source, "found one above it"),
+        ([tmp_path / "some.tar"], tmp_path, "found one above it"),
+        ([source, "--split", f"val={val}"], val, f"apart from the source {val}"),
+    ):
+        assert words in refused(capsys, *given, out, "--size", SIDE, "--workers", 0)
+    (tmp_path / "link").symlink_to(source)
+    assert "itself" in refused(capsys, source, tmp_path / "link", "--size", SIDE)
+    (tmp_path / "link").unlink()
+    line = refused(capsys, source, val, "--size", SIDE, "--workers", 0)
+    assert "expected an empty folder" in line and "found blue; give another OUT" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_source_that_gives_nothing_claims_no_folder(tmp_path, capsys, exists):
+    out, source = tmp_path / "out", photos(tmp_path / "photos")
+    if exists:
+        out.mkdir()
+        (out / training_lock.NAME).write_text("")  # as a killed job leaves it
+    (tmp_path / "x.tar").write_text("no archive")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "1.png").write_text("no image")  # read, recorded, and all there is
+    for wrong in (tmp_path / "x.tar", tmp_path / "bad"):
+        refused(capsys, wrong, out, "--size", SIDE, "--workers", 0)
+        assert not out.exists() or not list(out.iterdir()), wrong
+    small(source, out)
+    val = ["--split", f"val={tmp_path / 'x.tar'}"]
+    refused(capsys, source, out, "--size", SIDE, "--shard", 10, "--workers", 0, *val)
+    small(source, out, "--split", f"val={photos(tmp_path / 'val', per_class=2, seed=1)}")
+    assert list(manifest(out)["splits"]) == ["train", "val"]
+
+
+def test_what_a_killed_run_began_without_a_shard_is_forgotten(tmp_path):
+    (tmp_path / "out" / ".prepare").mkdir(parents=True)
+    (tmp_path / "out" / ".prepare" / "train.json").write_text('{"size": 999, "source": "x"}')
+    small(photos(tmp_path / "photos"), tmp_path / "out")
+    assert manifest(tmp_path / "out")["splits"]["train"]["images"] == 24
+
+
+def test_a_split_that_was_there_is_given_again(tmp_path, capsys):
+    source, out = photos(tmp_path / "photos"), tmp_path / "out"
+    val = photos(tmp_path / "val", per_class=2, seed=1)
+    small(source, out, "--split", f"val={val}")
+    before = files(out)
+    line = refused(capsys, source, out, "--size", SIDE, "--shard", 10, "--workers", 0)
+    assert "expected the splits train and val, as when it was begun, found train alone" in line
+    assert f"give val again (it was made of {val}), or another OUT" in line
+    assert files(out) == before
+    small(source, out, "--split", f"val={val}")
+    assert files(out) == before
 
 
 def broken(tmp_path: Path, kind: str) -> str:
@@ -462,7 +530,9 @@ def broken(tmp_path: Path, kind: str) -> str:
         shutil.copytree(tmp_path / "photos" / "red", tmp_path / "hub" / "red")
         return str(tmp_path / "hub")
     if kind == "two databases":
-        return str(Path(database(tmp_path)).parent)
+        (tmp_path / "two").mkdir()
+        shutil.move(database(tmp_path), tmp_path / "two")
+        return str(tmp_path / "two")
     return kind
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import re
 import socket
 import threading
 import time
@@ -215,7 +216,8 @@ def test_a_turned_photo_is_set_upright(client, pixels):
     assert found == upright
 
 
-FIELDS = {"tokenizer": "toy_phase1", "kind": "NAR"}
+TOKENIZER = {"tokenizer": "toy_phase1"}
+FIELDS = {**TOKENIZER, "kind": "NAR"}
 
 
 @pytest.mark.parametrize(
@@ -237,8 +239,16 @@ FIELDS = {"tokenizer": "toy_phase1", "kind": "NAR"}
         ("/sample", {**FIELDS, "temperature": "9e999"}, "temperature: expected a number from 0"),
         ("/sample", {**FIELDS, "steps": 0}, "steps: expected a number from 1 to 64"),
         ("/sample", {**FIELDS, "kind": "AR", "steps": 4}, "expected a sampling option among"),
-        ("/repaint", {**FIELDS, "photo": 1}, "box: expected x0,y0,x1,y1"),
-        ("/repaint", {**FIELDS, "photo": 1, "box": "0,0,nan,1"}, "box: expected x0,y0,x1,y1"),
+        ("/repaint", {**TOKENIZER, "photo": 1}, "box: expected x0,y0,x1,y1"),
+        ("/repaint", {**TOKENIZER, "photo": 1, "box": "0,0,nan,1"}, "box: expected x0,y0,x1,y1"),
+        ("/look", {"photo": 1, "seed": 2}, "expected fields among photo, class, found 'seed'"),
+        ("/repaint", {**TOKENIZER, "photo": 1, "x0": 0}, "steps, found 'x0'; leave it out"),
+        (
+            "/sample",
+            {**FIELDS, "images": 100_000},
+            "expected fields among tokenizer, kind, num, class, seed, temperature, guidance, "
+            "top_k, steps, found 'images'; leave it out",
+        ),
     ],
 )
 def test_mistakes_get_one_line(client, capsys, path, fields, words):
@@ -312,6 +322,14 @@ def test_browsers_are_told_to_trust_nothing_else(client, path):
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
     assert not [name for name in headers if name.startswith("access-control")]
+
+
+def test_the_guide_names_every_field():
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
+    for path, fields in application.FIELDS.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `POST {path}` |")]
+        named = re.findall(r"`(\w+)`", row.split(" | ")[1])
+        assert named == list(fields), path
 
 
 def test_the_page_names_no_other_place():

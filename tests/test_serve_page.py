@@ -85,6 +85,19 @@ def test_everything_fits_its_width_and_nothing_is_fetched_elsewhere(server, brow
     assert all(address.startswith(server.address) for address in browser.requests)
 
 
+@pytest.mark.parametrize("width", [360, 500, 641, 1200])
+def test_photo_and_repainted_are_of_one_size_and_no_button_stands_alone(server, browser, width):
+    show(server, browser, width)
+    put(browser, "#sample [name=drawer]", 1)
+    submit(browser, "repaint")
+    assert browser.box("#region img")[2:] == browser.box("#repaint .results img")[2:]
+    bottoms = browser.evaluate(
+        "[...document.querySelectorAll('#sample form > :not([hidden])')]"
+        ".map((x) => Math.round(x.getBoundingClientRect().bottom))"
+    )
+    assert len(bottoms) == 9 and bottoms[-1] == bottoms[-2]
+
+
 def test_a_packaged_photo_is_chosen_with_its_pictures(page):
     before = sources(page, ".look img")
     page.click("#photos button:nth-child(9)")
@@ -170,12 +183,15 @@ def test_the_same_seed_draws_the_same_and_ar_has_no_steps(page):
 
 
 def test_mistakes_are_said_on_the_page_and_a_good_photo_clears_them(page, tmp_path: Path):
+    put(page, "#photo-class", "red")
+    wait_for_look(page)
     packaged = sources(page, ".look img")[0]
     (tmp_path / "text.png").write_text("no image")
     page.choose_file("#upload", tmp_path / "text.png")
     page.wait("!document.querySelector('#photo .error').hidden")
     assert text(page, "#photo .error").startswith("text.png: expected JPEG, PNG")
     assert sources(page, ".look img")[0] == packaged
+    assert page.evaluate("document.querySelector('#photo-class').value") == "red"
     submit(page, "repaint")  # of the photo that is still shown
     assert page.evaluate("document.querySelector('#repaint .error').hidden")
     (tmp_path / "huge.png").write_bytes(bytes(MAX_BYTES + 1))

@@ -2,7 +2,7 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from semvq.files import reading
 from semvq.generators.files import save_generator
 from semvq.interop import diffusers, llamagen, maskgit, taming, taming_transformer
 from semvq.interop.converted import Converted
+from semvq.interop.opening import LeftOut
 from semvq.interop.shared_files import check_new
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.files import save_tokenizer
@@ -35,6 +36,7 @@ def convert(options: Namespace) -> None:
 def _check_options(options: Namespace) -> None:
     """ValueError for what would be passed over in silence, or is needed and not there."""
     at_least_one(resolution=options.resolution)
+    _check_source(options.file, takes_folder=options.source == "diffusers")
     transformer = options.source == TRANSFORMER
     for name in OF_TRANSFORMERS:
         if (getattr(options, name) is not None) != transformer:
@@ -50,6 +52,17 @@ def _check_options(options: Namespace) -> None:
     check_new(options.out)
 
 
+def _check_source(path: Path, takes_folder: bool) -> None:
+    """Before any other file is looked for: ValueError where there is nothing to convert."""
+    if not (path.is_file() or (takes_folder and path.is_dir())):
+        wanted = "a file with weights" + (" or its folder" if takes_folder else "")
+        found = "a folder" if path.is_dir() else "nothing there"
+        raise ValueError(
+            f"{path}: expected {wanted}, found {found}; give what you got from where it was "
+            "published"
+        )
+
+
 def _tokenizer(options: Namespace) -> None:
     with reading(options.file):
         if options.source == "diffusers":
@@ -57,7 +70,7 @@ def _tokenizer(options: Namespace) -> None:
         else:
             found = BY_SHAPES[options.source](options.file, options.resolution)
     tokenizer = found.tokenizer
-    origin = _origin(options, found.sha256, found.left_out) | {
+    origin = _origin(options, found.sha256, found.left_out, found.file) | {
         "config_sha256": found.config_sha256,
         "pixel_range": found.pixel_range,
     }
@@ -87,22 +100,31 @@ def _transformer(options: Namespace) -> None:
     print(f"give it its tokenizer: semvq sample {options.out} --decoder {options.tokenizer}")
 
 
-def _origin(options: Namespace, sha256: str, left_out: Sequence[str]) -> dict[str, Any]:
+def _origin(
+    options: Namespace, sha256: str, left_out: LeftOut, file: str | None = None
+) -> dict[str, Any]:
     """Where a run is from, for its `config.json`."""
     return {
         "from": options.source,
-        "file": options.file.name,
+        "file": file or options.file.name,
         "sha256": sha256,
-        "left_out": list(left_out),
+        "left_out": left_out.names,
+        "asked_to_run": left_out.asked_to_run,
     }
 
 
 def _say(
-    options: Namespace, left_out: Sequence[str], model: torch.nn.Module, words: str, space: str
+    options: Namespace, left_out: LeftOut, model: torch.nn.Module, words: str, space: str
 ) -> None:
-    if left_out:
-        rest = len(left_out) - MAX_NAMED
-        named = ", ".join(left_out[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-        print(f"read in a child process, without its objects of {named}", file=sys.stderr)
+    if asked := left_out.asked_to_run:
+        rest = "it was not run" if len(asked) == 1 else "none of it was run"
+        print(f"warning: the file asked to run {_named(asked)}; {rest}", file=sys.stderr)
+    if others := [name for name in left_out.names if name not in asked]:
+        print(f"read in a child process, without its objects of {_named(others)}", file=sys.stderr)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{options.out}: {size:.2f}M parameters, {words} {space[:16]}")
+
+
+def _named(names: list[str]) -> str:
+    rest = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

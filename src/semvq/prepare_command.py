@@ -13,6 +13,7 @@ from semvq.sources.cutting import Cut, processes
 from semvq.sources.items import Listed, Renamed, Source, read_class_names, read_names
 from semvq.sources.opening import one_source, open_sources
 from semvq.sources.parquet import Columns
+from semvq.sources.prepare import check_per_shard
 from semvq.sources.prepare import prepare as prepare_images
 from semvq.training.lock import only_job
 
@@ -22,12 +23,30 @@ MAX_NAMED = 3
 def prepare(options: Namespace) -> None:
     """`semvq prepare`: shards and a manifest; what is bad or twice there is named."""
     how = Cut(options.size, options.quality, options.keep)
+    check_per_shard(options.shard)
+    _check_apart(options.out, [options.source, *(x.partition("=")[2] for x in options.split)])
     workers = _cores() if options.workers is None else options.workers
     with processes(workers) as pool:
         sources = _sources(options)
         with only_job(options.out):
             manifest = prepare_images(sources, options.out, how, options.shard, pool, _tell)
     _report(options.out, manifest)
+
+
+def _check_apart(out: Path, sources: list[str]) -> None:
+    """ValueError where shards would lie among images of a source, or above them."""
+    place = out.resolve()
+    for source in filter(None, sources):
+        if "://" in source:
+            continue
+        path = Path(source).resolve()  # a pattern's name too: its files lie beside it
+        if place == path or path in place.parents or place in path.parents:
+            where = "one inside it" if path in place.parents else "one above it"
+            where = "the source itself" if place == path else where
+            raise ValueError(
+                f"{out}: expected an OUT apart from the source {source}, found {where}; give "
+                "a new folder elsewhere"
+            )
 
 
 def _cores() -> int:

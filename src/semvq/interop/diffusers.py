@@ -55,22 +55,24 @@ def convert(path: Path, resolution: int, config: Path | None) -> Converted:
 
     ValueError where the files are not a VQModel's, by name of the key or the tensor.
     """
+    name = None
     if path.is_dir():
         here = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
         if not here:
             raise FileNotFoundError(f"{path}: expected {' or '.join(WEIGHT_FILES)}, found neither")
+        name = f"{path.resolve().name}/{here[0].name}"
         path = here[0]
+    opened = open_weights(path)  # first: a damaged file is named before another is missed
     settings_file = config or path.parent / "config.json"
     if not settings_file.is_file():
         raise FileNotFoundError(
             f"{settings_file}: expected the model's config.json, found none; name it with --config"
         )
     shape = read_settings(settings_file, resolution)
-    opened = open_weights(path)
     tensors = _renamed(opened.tensors)
     tokenizer = fill_vqgan(LAYOUT, shape, tensors, path)
     digest = sha256_of(settings_file)
-    return Converted(tokenizer, MINUS_ONE_TO_ONE, opened.sha256, opened.left_out, digest)
+    return Converted(tokenizer, MINUS_ONE_TO_ONE, opened.sha256, opened.left_out, digest, name)
 
 
 def read_settings(path: Path, resolution: int) -> ForeignVQGANConfig:

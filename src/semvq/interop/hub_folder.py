@@ -26,7 +26,14 @@ from semvq.generators.base import Generator
 from semvq.generators.files import load_generator
 from semvq.interop.card import Model, card, read_figures
 from semvq.interop.packaged import NUM_PHOTOS, packaged_photos
-from semvq.interop.shared_files import PICTURE, README, RECIPE, check_new, write_manifest
+from semvq.interop.shared_files import (
+    PICTURE,
+    README,
+    RECIPE,
+    all_or_nothing,
+    check_new,
+    write_manifest,
+)
 from semvq.tokenizer.files import load_tokenizer
 from semvq.tokenizer.model import Tokenizer
 
@@ -60,15 +67,15 @@ def write_hub_folder(
     figures = [read_figures(path, weights) for path in metrics]
     model = Model(network, licence, weights, has_picture=picture is not None)
     page = card(run, model, figures)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for name in (WEIGHTS, CONFIG, RECIPE):
-            if (run / name).is_file():
-                shutil.copyfile(run / name, out / name)
-        if picture is not None:
-            save_png(picture, out / PICTURE)
-    write_atomically(out / README, page)
-    write_manifest(out)
+    with all_or_nothing(out) as made:
+        with writing(out):
+            for name in (WEIGHTS, CONFIG, RECIPE):
+                if (run / name).is_file():
+                    shutil.copyfile(run / name, made / name)
+            if picture is not None:
+                save_png(picture, made / PICTURE)
+        write_atomically(made / README, page)
+        write_manifest(made)
 
 
 def _open(run: Path, decoder: Path | None) -> tuple[Tokenizer | Generator, Tensor | None]:

@@ -11,6 +11,8 @@ import io
 import json
 import pickle
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 MEMORY = 2**30  # bytes, of the whole process
@@ -32,8 +34,44 @@ DTYPES = {
 }
 
 
-class Inert:
+# what files ask to run that only holds or describes values; nobody need be told of it
+HARMLESS = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "builtins": "bytearray complex frozenset list object range set slice",
+        "collections": "Counter defaultdict deque",
+        "argparse": "Namespace",
+        "types": "SimpleNamespace",
+        "pathlib": "Path PosixPath PurePosixPath PureWindowsPath WindowsPath",
+        "datetime": "date datetime time timedelta timezone",
+        "_codecs": "encode",
+        "copyreg": "_reconstructor",
+        "copy_reg": "_reconstructor",
+        "numpy": "dtype ndarray",
+        "numpy.core.multiarray": "_reconstruct scalar",
+        "numpy._core.multiarray": "_reconstruct scalar",
+        "torch": "Size device",
+    }.items()
+    for name in names.split()
+)
+
+
+class Noting(type):
+    """The class of `Inert`: tells a name that a file calls from one that it only mentions."""
+
+    note: Callable[[], object] | None = None
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An instance, as of any class; a pickle makes objects of its classes without this."""
+        if cls.note:
+            cls.note()
+        return super().__call__(*args, **kwargs)
+
+
+class Inert(metaclass=Noting):
     """Stands for an object of an unknown class, or for the class: any use of it does nothing."""
+
+    __getinitargs__ = None  # opcodes of old pickles that call a function now call this too
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         """One more of them."""
@@ -112,19 +150,26 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 
 class TensorsOnly(pickle.Unpickler):
-    """Makes views and dicts, and nothing of anything else; `unknown` collects the other names."""
+    """Makes views and dicts, and nothing of anything else.
+
+    `unknown` collects the other names, `called` those of them that the file asked to run.
+    """
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))
         self.unknown: set[str] = set()
+        self.called: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         """The known function of that exact name, or `Inert`; nothing is imported."""
         if (module, name) in KNOWN:
             return KNOWN[module, name]
+        full = f"{module}.{name}"[:200]
         if len(self.unknown) < MAX_NAMES:
-            self.unknown.add(f"{module}.{name}"[:200])
-        return Inert
+            self.unknown.add(full)
+        if len(self.called) >= MAX_NAMES or full.replace("__builtin__", "builtins") in HARMLESS:
+            return Inert
+        return Noting("Inert", (Inert,), {"note": partial(self.called.add, full)})
 
     def persistent_load(self, pid: Any) -> Storage:
         """The storage that torch wrote beside the pickle."""
@@ -180,7 +225,8 @@ def main() -> None:
     except Exception as error:  # whatever a stranger's pickle breaks
         print(f"{type(error).__name__}: {error}"[:300], file=sys.stderr)
         sys.exit(1)
-    record = {"tensors": found, "unknown": sorted(unpickler.unknown)}
+    unknown = unpickler.unknown | unpickler.called  # the latter too where there are too many
+    record = {"tensors": found, "unknown": sorted(unknown), "called": sorted(unpickler.called)}
     sys.stdout.write(json.dumps(record))
 
 

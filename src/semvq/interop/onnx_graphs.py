@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from semvq.files import one_line, replace_atomically, write_atomically
 from semvq.interop.onnx_rules import nearest_in_graph, rule_of
 from semvq.interop.packaged import packaged_photos
+from semvq.interop.shared_files import all_or_nothing
 from semvq.tokenizer import regional
 from semvq.tokenizer.model import Tokenizer
 from semvq.tokenizer.nearest import nearest_code
@@ -74,31 +75,19 @@ def export_onnx(tokenizer: Tokenizer, folder: Path) -> Agreement:
     if size > MAX_BYTES:
         raise ValueError(f"expected at most {MAX_BYTES} bytes of weights for ONNX, found {size}")
     encoding = _Encoding(tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
     images = torch.zeros(2, 3, side, side)  # two: an example of one would fix the batch
     codes = torch.zeros(2, *tokenizer.grid, dtype=torch.int64)
-    with _all_or_none(folder / ENCODE, folder / DECODE):
-        _write(encoding, images, ("images", "codes"), folder / ENCODE)
-        _write(_Decoding(tokenizer), codes, ("codes", "images"), folder / DECODE)
-        found = _tried(tokenizer, runtime, folder)
-    write_atomically(folder / FACTS, json.dumps(_facts(tokenizer, found), indent=1) + "\n")
+    with all_or_nothing(folder) as made:  # half of a pair would be taken for a whole
+        _write(encoding, images, ("images", "codes"), made / ENCODE)
+        _write(_Decoding(tokenizer), codes, ("codes", "images"), made / DECODE)
+        found = _tried(tokenizer, runtime, made, folder)
+        write_atomically(made / FACTS, json.dumps(_facts(tokenizer, found), indent=1) + "\n")
     return found
 
 
-@contextmanager
-def _all_or_none(*paths: Path) -> Iterator[None]:
-    """Remove the files where anything goes wrong: half of a pair would be taken for a whole."""
-    try:
-        yield
-    except BaseException:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _tried(tokenizer: Tokenizer, runtime: Any, folder: Path) -> Agreement:
-    """How the two graphs in `folder` agree with torch; ValueError where they do not."""
-    encode, decode = (_runner(runtime, folder / name) for name in (ENCODE, DECODE))
+def _tried(tokenizer: Tokenizer, runtime: Any, made: Path, folder: Path) -> Agreement:
+    """How the two graphs in `made` agree with torch; ValueError, of `folder`, where they do not."""
+    encode, decode = (_runner(runtime, made / name) for name in (ENCODE, DECODE))
     found = agreement(tokenizer, encode, decode)
     if found.others or found.pixels > PIXELS:
         raise ValueError(

@@ -29,12 +29,22 @@ MAX_NAMED = 3  # keys in a message
 AGAIN = "get the file again from where it was published"
 
 
+class LeftOut(NamedTuple):
+    """Classes and functions that a file's pickle names and that were not there for it.
+
+    `asked_to_run` are those of them that it calls and that do more than hold values.
+    """
+
+    names: list[str] = []
+    asked_to_run: list[str] = []
+
+
 class Opened(NamedTuple):
-    """Tensors by name, the file's sha256, and classes of its pickle that were left out."""
+    """Tensors by name, the file's sha256, and what of its pickle was left out."""
 
     tensors: Tensors
     sha256: str
-    left_out: list[str]
+    left_out: LeftOut
 
 
 def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
@@ -47,7 +57,7 @@ def open_weights(path: Path, inside: tuple[str, ...] = ()) -> Opened:
         raise FileNotFoundError(f"{path}: expected a file with weights, found none")
     with path.open("rb") as file:
         start = file.read(9)
-    left_out: list[str] = []
+    left_out = LeftOut()
     if path.suffix == ".safetensors" or start[8:] == b"{":
         try:
             tree: dict[str, Any] = dict(load_file(path))
@@ -85,8 +95,8 @@ def _printable(path: Path, name: str) -> str:
     return name
 
 
-def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
-    """Nested dicts of a torch file, and the classes that were left out of it."""
+def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], LeftOut]:
+    """Nested dicts of a torch file, and what was left out of it."""
     if zipfile.is_zipfile(path):  # before torch unpacks what is small in the file and large outside
         try:
             with zipfile.ZipFile(path) as archive:
@@ -98,7 +108,7 @@ def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], li
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = torch.load(path, map_location="cpu", weights_only=True)
-        left_out: list[str] = []
+        left_out = LeftOut()
     except Exception:  # of many kinds, by what the file is
         if not zipfile.is_zipfile(path):
             raise ValueError(
@@ -114,7 +124,7 @@ def _torch_file(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], li
     return tree, left_out
 
 
-def _in_child(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
+def _in_child(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], LeftOut]:
     """The same of a checkpoint with foreign objects: their pickle is read where nothing is.
 
     Of the numbers, only those of the first dict of `inside` that is there are read.
@@ -134,9 +144,8 @@ def _in_child(path: Path, inside: tuple[str, ...]) -> tuple[dict[str, Any], list
         raise ValueError(
             f"{path}: expected a whole torch checkpoint, found {one_line(error)}; {AGAIN}"
         ) from None
-    return found if first is None else {first: found}, [
-        _printable(path, n) for n in record["unknown"]
-    ]
+    names = ([_printable(path, n) for n in record[of]] for of in ("unknown", "called"))
+    return found if first is None else {first: found}, LeftOut(*names)
 
 
 def _root(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:

@@ -5,10 +5,23 @@ the latter a revision is pinned (`hub`).
 """
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from semvq.files import CONFIG, WEIGHTS, read_json, reading, sha256_of, write_atomically
+from semvq.files import (
+    CONFIG,
+    WEIGHTS,
+    flush,
+    read_json,
+    reading,
+    sha256_of,
+    write_atomically,
+    writing,
+)
 
 MANIFEST, RECIPE = "manifest.json", "recipe.json"
 README, PICTURE = "README.md", "picture.png"  # for people, and free to change
@@ -23,6 +36,32 @@ def check_new(folder: Path) -> None:
         raise ValueError(
             f"{folder}: expected a new folder, found one with files; give another --out"
         )
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` to write to; its files are there at the end, or nowhere.
+
+    `folder` is new, or there without them. A killed process leaves the hidden one.
+    """
+    target = folder.resolve()
+    place = next(path for path in target.parents if path.exists())
+    temporary = place / f".{target.name}.{os.getpid()}"
+    try:
+        with writing(folder):
+            temporary.mkdir()
+        yield temporary
+        with writing(folder):
+            for path in sorted(temporary.iterdir()):
+                flush(path)
+            if target.exists():  # as it is, with its owner and its rights
+                for path in sorted(temporary.iterdir()):
+                    shutil.move(path, target / path.name)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_manifest(folder: Path) -> None:

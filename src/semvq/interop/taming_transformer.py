@@ -15,7 +15,7 @@ from torch import Tensor
 from semvq.generators.ar import ARConfig
 from semvq.generators.base import Generator
 from semvq.interop.keys import Names, fill, size_of
-from semvq.interop.opening import open_weights
+from semvq.interop.opening import LeftOut, open_weights
 from semvq.interop.taming import tokenizer_of
 from semvq.tokenizer.model import Tokenizer
 
@@ -27,11 +27,11 @@ CLASSES = "tok_emb.weight, the classes"  # a part of the former
 
 
 class ConvertedTransformer(NamedTuple):
-    """A transformer, its file's sha256, and classes of the pickle that were left out."""
+    """A transformer, its file's sha256, and what of its pickle was left out."""
 
     generator: Generator
     sha256: str
-    left_out: list[str]
+    left_out: LeftOut
 
 
 def convert(

@@ -42,6 +42,13 @@ PAGE = {
     "/comparison.css": ("semvq.probe", "comparison.css", "text/css"),
 }
 
+SAMPLING = ("class", "seed", "temperature", "guidance", "top_k", "steps")
+FIELDS = {  # all that each request may have
+    "/look": ("photo", "class"),
+    "/repaint": ("photo", "tokenizer", "box", *SAMPLING),
+    "/sample": ("tokenizer", "kind", "num", *SAMPLING),
+}
+
 Job = Callable[[Studio, "Asked"], dict[str, Any]]
 
 
@@ -166,6 +173,7 @@ def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
     def answering(job: Job) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
+                _check_fields(request)
                 with queue.place():
                     asked = Asked(request.query_params, await _body(request))
                     return JSONResponse(await queue.run(lambda: job(studio, asked)))
@@ -204,6 +212,16 @@ def make_app(studio: Studio, hosts: Collection[str] | None) -> Starlette:
         middleware=[Middleware(Guard, hosts=hosts)],
         exception_handlers={404: _nowhere, 405: _nowhere, HTTPException: _refused},
     )
+
+
+def _check_fields(request: Request) -> None:
+    """ValueError for a field that would be passed over in silence."""
+    known = FIELDS[request.url.path]
+    for name in request.query_params:
+        if name not in known:
+            raise ValueError(
+                f"expected fields among {', '.join(known)}, found '{name}'; leave it out"
+            )
 
 
 def _plain(number: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ from semvq.sources.shards import (
     RECORDS,
     Count,
     Shard,
+    begun,
+    check_plan,
     clean,
     keep_plan,
     shards,
+    unclaimed,
     write_shards,
 )
 
 MANIFEST, FORMAT = "manifest.json", "semvq prepared images 1"
+LOCK = "lock"  # of a job at work in a folder, see training/lock.py
 MAX_GROUPS, MAX_NAMES = 1000, 10  # of duplicates that the manifest names, and in each
 MAX_SHARD = 50_000  # images
 Told = Callable[[str, int, int | None], None]  # split, images so far, of how many
@@ -43,37 +48,25 @@ def prepare(
     """Cut every split's (name, source) into `out/<split>-00000.tar` …; returns the manifest.
 
     Goes on where an earlier call with the same arguments stopped. ValueError where it had others,
-    where more than 1 % of a split's images are bad, and where two images have one name.
+    where `out` holds other files, where more than 1 % of a split's images are bad, and where two
+    images have one name. A split of which nothing could be stored is forgotten.
     """
-    if not 1 <= per_shard <= MAX_SHARD:
-        raise ValueError(f"--shard: expected 1 to {MAX_SHARD} images, found {per_shard}")
-    if not (out / RECORDS).exists() and (
-        found := sorted([*out.glob("*.tar"), *out.glob(MANIFEST)])
-    ):
-        raise ValueError(
-            f"{out}: expected an empty folder or one that `semvq prepare` began, found "
-            f"{found[0].name}"
-        )
-    (out / RECORDS).mkdir(parents=True, exist_ok=True)
+    check_per_shard(per_shard)
+    _check_out(out, list(sources))
     clean(out, sources)
-    for split, (_, source) in sources.items():
-        plan = asdict(how) | {"shard": per_shard, "source": source.fingerprint}
-        keep_plan(out, split, plan)
+    facts = asdict(how) | {"shard": per_shard}
+    plans = {
+        split: facts | {"source": source.fingerprint, "from": name}
+        for split, (name, source) in sources.items()
+    }
+    for split, plan in plans.items():
+        check_plan(out, split, plan)
     splits = {}
     for split, (name, source) in sources.items():
-        count, known = Count(name, source.num), np.empty(0, np.uint64)
-        for shard in _shards(out, split, source, how, per_shard, pool, count):
-            known = _with_names(known, shard, out, split)
-            if tell:
-                tell(split, count.seen, source.num)
-        count.end()
-        facts = _facts(out, split)
-        if (good := count.seen - count.bad) != facts["images"]:
-            raise ValueError(
-                f"{out}: expected records of {good} images for '{split}', found {facts['images']}; "
-                "run the same command again"
-            )
-        splits[split] = {"source": name, "fingerprint": source.fingerprint} | facts
+        with unclaimed(out, split):
+            count = Count(name, source.num)
+            found = _split(out, split, source, how, plans[split], pool, count, tell)
+        splits[split] = {"source": name, "fingerprint": source.fingerprint} | found
     manifest = {
         "format": FORMAT,
         **asdict(how),
@@ -85,12 +78,63 @@ def prepare(
     return manifest
 
 
+def check_per_shard(num: int) -> None:
+    """ValueError for a number of images that makes no shard."""
+    if not 1 <= num <= MAX_SHARD:
+        raise ValueError(f"--shard: expected 1 to {MAX_SHARD} images, found {num}")
+
+
+def _check_out(out: Path, splits: list[str]) -> None:
+    """ValueError for a folder of other files, and for one that has more splits than are given."""
+    if not (out / RECORDS).exists():
+        # neither the lock of the job that asks nor hidden files, which no training reads
+        there = sorted(out.iterdir()) if out.exists() else []
+        if other := [x.name for x in there if x.name != LOCK and not x.name.startswith(".")]:
+            raise ValueError(
+                f"{out}: expected an empty folder or one that `semvq prepare` began, found "
+                f"{other[0]}; give another OUT"
+            )
+    before = begun(out)
+    if missing := [split for split in before if split not in splits]:
+        raise ValueError(
+            f"{out}: expected the splits {' and '.join(before)}, as when it was begun, found "
+            f"{' and '.join(splits)} alone; give {missing[0]} again (it was made of "
+            f"{before[missing[0]]}), or another OUT"
+        )
+
+
+def _split(
+    out: Path,
+    split: str,
+    source: Source,
+    how: Cut,
+    plan: dict[str, Any],
+    pool: Executor | None,
+    count: Count,
+    tell: Told | None,
+) -> dict[str, Any]:
+    """Store a split, and what the manifest says of it."""
+    known = np.empty(0, np.uint64)
+    for shard in _shards(out, split, source, how, plan, pool, count):
+        known = _with_names(known, shard, out, split)
+        if tell:
+            tell(split, count.seen, source.num)
+    count.end()
+    facts = _facts(out, split)
+    if (good := count.seen - count.bad) != facts["images"]:
+        raise ValueError(
+            f"{out}: expected records of {good} images for '{split}', found {facts['images']}; "
+            "run the same command again"
+        )
+    return facts
+
+
 def _shards(
     out: Path,
     split: str,
     source: Source,
     how: Cut,
-    per_shard: int,
+    plan: dict[str, Any],
     pool: Executor | None,
     count: Count,
 ) -> Iterator[Shard]:
@@ -101,7 +145,10 @@ def _shards(
         count.add(len(shard.names), shard.bad)
         yield shard
     results = cut_all(source.items(place), how, pool)
-    yield from write_shards(out, split, number, results, per_shard, count)
+    if (first := next(results, None)) is None:
+        return
+    keep_plan(out, split, plan)  # only now: a source that cannot be read claims no folder
+    yield from write_shards(out, split, number, chain([first], results), plan["shard"], count)
 
 
 def _facts(out: Path, split: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from semvq.sources.cutting import Done
 from semvq.sources.items import START, Place
 
 RECORDS = ".prepare"
+_NUMBER = re.compile(r"-[0-9]{5}$")  # of a shard, behind the name of its split
 FORMAT = tarfile.GNU_FORMAT  # names of any length and bytes
 MIN_BAD = 100  # bad images that may come before the first good ones, where nobody knows how many
 
@@ -164,16 +166,65 @@ def _sha256(path: Path) -> str | None:
         return None
 
 
-def keep_plan(folder: Path, split: str, plan: dict[str, Any]) -> None:
-    """Note what a split is made of. ValueError if it was begun with something else."""
-    path = folder / RECORDS / f"{split}.json"
-    if not path.exists():
-        write_atomically(path, json.dumps(plan))
+def begun(folder: Path) -> dict[str, str]:
+    """The splits of which something is stored, and what each was made of, in words."""
+    plans = (path for path in (folder / RECORDS).glob("*.json") if not _NUMBER.search(path.stem))
+    found = {path.stem: path for path in sorted(plans) if _is_stored(folder, path.stem)}
+    return {split: read_json(path).get("from", "a source") for split, path in found.items()}
+
+
+def check_plan(folder: Path, split: str, plan: dict[str, Any]) -> None:
+    """ValueError if a split was begun with something else than its plan.
+
+    What was begun and stored nothing, as a run that was killed early does, is forgotten.
+    """
+    if not (path := folder / RECORDS / f"{split}.json").exists():
         return
     before = read_json(path)
-    for name, value in plan.items():
-        if (found := before.get(name)) != value:
-            raise ValueError(
-                f"{folder}: expected {name} {found} for '{split}', as when it was begun, found "
-                f"{value}; give another OUT, or remove this one"
-            )
+    differs = [name for name in plan if name != "from" and before.get(name) != plan[name]]
+    if differs and not _is_stored(folder, split):
+        forget(folder, split)
+    elif differs:
+        name = differs[0]
+        raise ValueError(
+            f"{folder}: expected {name} {_in_words(before, name)} for '{split}', as when it was "
+            f"begun, found {_in_words(plan, name)}; give another OUT, or remove this one"
+        )
+
+
+def keep_plan(folder: Path, split: str, plan: dict[str, Any]) -> None:
+    """Note what a split is made of, unless that is noted."""
+    (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+    if not (path := folder / RECORDS / f"{split}.json").exists():
+        write_atomically(path, json.dumps(plan))
+
+
+@contextmanager
+def unclaimed(folder: Path, split: str) -> Iterator[None]:
+    """Where it fails inside before anything is stored, another source may have the split."""
+    try:
+        yield
+    except BaseException:
+        if not _is_stored(folder, split):
+            forget(folder, split)
+        raise
+
+
+def forget(folder: Path, split: str) -> None:
+    """Remove the plan and the records of a split."""
+    for path in (folder / RECORDS).glob("*.json"):
+        if _NUMBER.sub("", path.stem) == split:
+            path.unlink()
+    with suppress(OSError):  # it holds other splits', or is not there
+        (folder / RECORDS).rmdir()
+
+
+def _is_stored(folder: Path, split: str) -> bool:
+    tars = (path.stem for path in folder.glob("*.tar"))
+    return any(_NUMBER.search(name) and _NUMBER.sub("", name) == split for name in tars)
+
+
+def _in_words(plan: dict[str, Any], name: str) -> str:
+    """A value of a plan; of a source its path, and enough of its fingerprint to tell it by."""
+    value = plan.get(name)
+    return f"{plan.get('from', '')} ({str(value)[:8]})".lstrip() if name == "source" else str(value)

@@ -12,7 +12,8 @@ const photoClass = document.getElementById("photo-class");
 const overview = await (await fetch("/overview")).json();
 
 let chosen = { index: 0, file: null }; // a packaged photo, or a file of the user's
-let shown = chosen; // the last one that could be looked at
+// the last one that could be looked at, and the class that the transformer was told
+let shown = { photo: chosen, label: null };
 let asked = 0; // looks so far: only the last one's answer is shown
 
 // One line about what went wrong, in its section; none clears it.
@@ -83,12 +84,13 @@ async function lookAt() {
   looks.classList.add("waiting");
   looks.setAttribute("aria-busy", "true");
   complain(photo);
+  const label = photoClass.value;
   try {
-    const fields = { ...photoFields(), class: photoClass.value };
+    const fields = { ...photoFields(), class: label };
     const found = await ask("/look", fields, chosen.file);
     if (own !== asked) return;
     looks.replaceChildren(...found.tokenizers.map(look));
-    shown = chosen;
+    shown = { photo: chosen, label };
     const [first] = found.tokenizers;
     showPhoto(first.photo, isSmooth(first.name));
     document.getElementById("photo-name").textContent = chosen.file
@@ -97,7 +99,8 @@ async function lookAt() {
     if (own !== asked) return;
     const name = chosen.file ? chosen.file.name : "";
     complain(photo, error.message.replace("the upload", () => name));
-    mark(shown); // what is on the page stays, and is what a repainting starts from
+    mark(shown.photo); // what is on the page stays, and is what a repainting starts from
+    if (shown.label !== null) photoClass.value = shown.label;
   }
   looks.classList.remove("waiting");
   looks.removeAttribute("aria-busy");
