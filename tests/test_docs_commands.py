@@ -40,6 +40,7 @@ ELSEWHERE = {
     "semvq table": "minutes a row, or a command's form alone: tests/test_tables.py",
     "python3 -m venv": "what the tests run in: tests/test_docs.py holds it against README's line",
     "pip install 'semvq[serve]'": "tests/test_serve*.py",
+    "curl": "asks a running server: tests/test_serve.py asks the same",
     "PHOTOS/a.jpg": "no commands: what folders look like",
     "skipped an unreadable image": "no command: what the terminal says",
 }
