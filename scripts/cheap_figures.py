@@ -1,7 +1,8 @@
 """What `semvq table` measured of one seed's tokenizers, as `semvq correlate` reads it:
 
-`python -m scripts.cheap_figures runs/miniature/seed0 results/mini/figures-seed0.json`. Besides the
-files of OUT/seed0/measured it needs the logs of the AR runs, for their held-out cross-entropy.
+`python -m scripts.cheap_figures runs/miniature/seed0 results/mini/figures-seed0.json [NETWORK]`.
+Besides the files of OUT/seed0/measured it needs the logs of the AR runs, for their held-out
+cross-entropy.
 """
 
 import json
@@ -24,12 +25,17 @@ RECONSTRUCTION = {
 ALIKE = ("network", "weights", "resize", "precision", "pixels", "side")
 
 
-def tokenizers(folder: Path) -> dict[str, dict[str, Any]]:
-    """Tokenizer: its figures and the facts of both measurements, where its AR run has FID."""
-    found = {}
-    for file in sorted((folder / "measured").glob("*_ar+own-*.json")):
+def tokenizers(folder: Path, network: str) -> dict[str, dict[str, Any]]:
+    """Tokenizer: its figures and the facts of both measurements, where its AR run has FID.
+
+    ValueError where samples were measured in several numbers.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted((folder / "measured").glob(f"*_ar+own-*-{network}.json")):
         name = file.name.split("_ar+own-")[0]
-        own = json.loads(next((folder / "measured").glob(f"{name}-*.json")).read_text())
+        if name in found:
+            raise ValueError(f"{file}: expected one FID of {name}_ar, found another number's too")
+        own = json.loads((folder / "measured" / f"{name}-{network}.json").read_text())
         samples = json.loads(file.read_text())
         figures = {row: own["figures"][key] for key, row in RECONSTRUCTION.items()}
         figures["AR cross-entropy"] = _held_out(folder / f"{name}_ar" / "log.jsonl") / log(2)
@@ -50,18 +56,26 @@ def _held_out(journal: Path) -> float:
 
 def main() -> None:
     """Write them; exit code 1 where they were not measured alike."""
-    folder, out = map(Path, sys.argv[1:])
-    found = tokenizers(folder)
+    folder, out, *network = sys.argv[1:]
+    try:
+        found = tokenizers(Path(folder), *(network or ["inception"]))
+    except ValueError as error:
+        sys.exit(str(error))
+    if not found:
+        sys.exit(f"{folder}: expected measured tokenizers with AR runs, found none")
     facts = [one["facts"] for one in found.values()]
-    if not facts or any(own != facts[0] for own in facts):
-        sys.exit(f"{folder}: expected tokenizers with AR runs, all measured alike")
+    for name, own in zip(found, facts):
+        if differs := [key for key in own if own[key] != facts[0][key]]:
+            sys.exit(
+                f"{name}: expected it measured as {next(iter(found))}, found another {differs[0]}"
+            )
     figures = {
         name: {row: {"value": x, "plus_minus": None} for row, x in one["figures"].items()}
         for name, one in found.items()
     }
     hashes = {name: one["hash"] for name, one in found.items()}
     record = {"figures": figures, "tokenizers": hashes, "facts": facts[0], "warnings": []}
-    write_atomically(out, json.dumps(record, indent=1) + "\n")
+    write_atomically(Path(out), json.dumps(record, indent=1) + "\n")
     print(f"{out}: {', '.join(found)}")
 
 

@@ -107,11 +107,12 @@ def _numbers(options: Namespace, seed: int) -> list[Job]:
         rows = {v: place[table] for v, place in _variants(options, seed).items() if table in place}
         columns = ["--columns", *COLUMNS, *["usage"] * (table == "5")]
         name = f"table{table}" if table.isdigit() else table
+        # apart, for another call in the same folder may have more rows
+        name += "-claims" * (len(_variants(options, seed)) == len(CLAIMS))
         file = ["--csv", str(options.out / f"{name}-seed{seed}.csv")]
         words = [*_table(options, table, list(rows.values()), seed), *columns, *file]
         made = tuple(f"{variant}-{seed}" for variant in rows)
-        # by how many: a later call in the same folder may have more of them
-        found.append(Job(f"numbers-{name}-of-{len(rows)}-{seed}", words, made))
+        found.append(Job(f"numbers-{name}-{seed}", words, made))
     return found
 
 

@@ -101,7 +101,7 @@ def test_what_cannot_be_joined_is_refused(tmp_path, capsys):
     assert "at least 4 tokenizers" in refused(capsys, "correlate", few)
     (tmp_path / "e.json").write_text("[1]")
     assert "found something else" in refused(capsys, "correlate", tmp_path / "e.json")
-    assert "found no file" in refused(capsys, "correlate", tmp_path / "none.json")
+    assert "found none (No such file" in refused(capsys, "correlate", tmp_path / "none.json")
 
 
 def test_one_name_in_two_files_is_two_tokenizers_and_what_is_no_number_is_left_out(tmp_path):

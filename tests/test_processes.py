@@ -219,15 +219,31 @@ distributed.destroy_process_group()  # else its threads may abort the process at
 """
 
 
-def run_in_two(folder: Path, script: str) -> None:
+def run_in_two(folder: Path, script: str, *given: object) -> None:
     """The script, in two processes that torchrun starts, ends without a complaint."""
     (folder / "script.py").write_text(script)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     found = subprocess.run(
-        [*start, str(folder / "script.py")],
+        [*start, str(folder / "script.py"), *map(str, given)],
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
+
+
+CHAIN = """
+import sys
+from pathlib import Path
+from semvq.training.runs import train_recipe
+from tests.process_recipes import many_ar, many_phase1
+folder, data = map(Path, sys.argv[1:])
+for recipe in (many_phase1(), many_ar()):  # as `semvq table` does
+    assert train_recipe(recipe, folder / recipe.name, data=data, val=None, num_workers=0) is None
+"""
+
+
+@pytest.mark.slow
+def test_a_second_recipe_finds_the_first_one_finished(data, tmp_path):
+    run_in_two(tmp_path, CHAIN, tmp_path / "runs", data)
 
 
 @pytest.mark.slow

@@ -208,7 +208,8 @@ def test_mistakes_end_in_one_line(at, capsys, line, message):
 
 def test_the_pages_commands_parse_and_it_names_every_option():
     page = (Path(__file__).parent.parent / "docs" / "sampling.md").read_text()
-    lines = [line for line in page.splitlines() if line.startswith("semvq ")]
+    whole = page.replace("\\\n", "")  # continued lines
+    lines = [line for line in whole.splitlines() if line.startswith("semvq ")]
     assert len(lines) > 8
     for line in lines:
         parser().parse_args(line.split()[1:])

@@ -118,8 +118,8 @@ def test_lsun_starts_from_a_run_of_imagenets_that_is_there(table, done, tmp_path
         assert run(*words) == 2 and done.trained == []
         assert capsys.readouterr().err == (
             f"semvq: error: {place}: expected a finished run of recipe imagenet256_phase1, which "
-            "--data with images of lsun_church256 cannot make, found none; make it with: semvq "
-            f"train imagenet256_phase1 --data IMAGENET --out {place}{seeded}\n"
+            "--data with images of lsun_church256 cannot make, found none that is whole; make "
+            f"it with: semvq train imagenet256_phase1 --data IMAGENET --out {place}{seeded}\n"
         )
         _write_recipe(find_recipe("imagenet256_phase1"), place)
         give_weights(place, 0)

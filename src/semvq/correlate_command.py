@@ -87,9 +87,10 @@ def read(files: Sequence[Path]) -> Found:
                 name: {k: x for k, v in rows.items() if isfinite(x := float(v["value"]))}
                 for name, rows in figures.items()
             }
-        except FileNotFoundError as error:
+        except OSError as error:
             raise ValueError(
-                f"{file}: expected figures that semvq compare --json wrote, found no file"
+                f"{file}: expected figures that semvq compare --json wrote, found none "
+                f"({error.strerror})"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -100,7 +101,7 @@ def read(files: Sequence[Path]) -> Found:
         facts = facts or own
         for name, rows in values.items():
             weights = record.get("tokenizers", {}).get(name)  # older comparisons have none
-            if rows in found.values() or weights in hashes:
+            if weights in hashes or (weights is None and rows in found.values()):
                 raise ValueError(f"{file}: expected each tokenizer once, found {name} again")
             hashes.update(filter(None, [weights]))
             found[f"{file}: {name}"] = rows  # other seeds' have the same name

@@ -38,6 +38,8 @@ def table(options: Namespace) -> int:
         return 0
     photos = _photos(options, chosen)
     _check_found(options, chosen, photos[0])
+    if options.csv:
+        make_folder(options.csv.parent)
     found: list[dict[str, Any]] = []
     for seed in options.seeds:
         folder = _folder(options, seed)
@@ -94,8 +96,8 @@ def _check_options(options: Namespace) -> None:
             f"--seeds: expected different seeds, found {found}; give each of them once"
         )
     check_network(options.network)
-    if options.csv and not options.dry_run:
-        make_folder(options.csv.parent)
+    if options.csv and options.csv.is_dir():
+        raise ValueError(f"--csv: expected a file to write, found the folder {options.csv}")
 
 
 def _check_found(options: Namespace, chosen: list[Cell], data: Path) -> None:
@@ -127,8 +129,8 @@ def _check_upstream(recipe: Recipe, chosen: list[Cell], seed: int, folder: Path)
         seeded = f" --set loop.seed={seed}" if seed else ""
         raise FileNotFoundError(
             f"{run}: expected a finished run of recipe {start}, which --data with images of "
-            f"{chosen[0].dataset} cannot make, found none; make it with: semvq train {start} "
-            f"--data {images} --out {run}{seeded}"
+            f"{chosen[0].dataset} cannot make, found none that is whole; make it with: semvq "
+            f"train {start} --data {images} --out {run}{seeded}"
         ) from error
 
 

@@ -45,8 +45,6 @@ HARMLESS = frozenset(
         "pathlib": "Path PosixPath PurePosixPath PureWindowsPath WindowsPath",
         "datetime": "date datetime time timedelta timezone",
         "_codecs": "encode",
-        "copyreg": "_reconstructor",
-        "copy_reg": "_reconstructor",
         "numpy": "dtype ndarray",
         "numpy.core.multiarray": "_reconstruct scalar",
         "numpy._core.multiarray": "_reconstruct scalar",

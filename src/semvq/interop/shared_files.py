@@ -5,8 +5,8 @@ the latter a revision is pinned (`hub`).
 """
 
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ from semvq.files import (
     writing,
 )
 
+HIDDEN = ".semvq-part-"
 MANIFEST, RECIPE = "manifest.json", "recipe.json"
 README, PICTURE = "README.md", "picture.png"  # for people, and free to change
 FORMAT = "semvq files 1"
@@ -32,7 +33,7 @@ AGAIN = "get it again from where it was published"
 
 def check_new(folder: Path) -> None:
     """ValueError for a folder that holds files: they would be mixed with others."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_other, folder.iterdir()))):
         raise ValueError(
             f"{folder}: expected a new folder, found one with files; give another --out"
         )
@@ -40,28 +41,35 @@ def check_new(folder: Path) -> None:
 
 @contextmanager
 def all_or_nothing(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write to; its files are there at the end, or nowhere.
+    """A place to write to; its files are in `folder` at the end, or nowhere.
 
-    `folder` is new, or there without them. A killed process leaves the hidden one.
+    `folder` is new, or there without them. The place is a hidden folder in it or, where it is new,
+    beside it; a killed process leaves that.
     """
     target = folder.resolve()
-    place = next(path for path in target.parents if path.exists())
-    temporary = place / f".{target.name}.{os.getpid()}"
+    there = next(path for path in (target, *target.parents) if path.exists())
+    with writing(folder):
+        hidden = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=there))
     try:
+        made = hidden / target.name  # with the usual rights, which `hidden` has not
+        made.mkdir()
+        yield made
         with writing(folder):
-            temporary.mkdir()
-        yield temporary
-        with writing(folder):
-            for path in sorted(temporary.iterdir()):
+            for path in sorted(made.iterdir()):
                 flush(path)
             if target.exists():  # as it is, with its owner and its rights
-                for path in sorted(temporary.iterdir()):
-                    shutil.move(path, target / path.name)
+                for path in sorted(made.iterdir()):
+                    path.rename(target / path.name)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.rename(target)
+                made.rename(target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a file is nothing that a killed export left."""
+    return not path.name.startswith(HIDDEN)
 
 
 def write_manifest(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from semvq.data.shards import is_image
 from semvq.files import write_atomically
 from semvq.sources.cutting import Cut, cut_all
 from semvq.sources.items import START, Source
@@ -31,7 +32,6 @@ from semvq.sources.shards import (
 )
 
 MANIFEST, FORMAT = "manifest.json", "semvq prepared images 1"
-LOCK = "lock"  # of a job at work in a folder, see training/lock.py
 MAX_GROUPS, MAX_NAMES = 1000, 10  # of duplicates that the manifest names, and in each
 MAX_SHARD = 50_000  # images
 Told = Callable[[str, int, int | None], None]  # split, images so far, of how many
@@ -87,12 +87,11 @@ def check_per_shard(num: int) -> None:
 def _check_out(out: Path, splits: list[str]) -> None:
     """ValueError for a folder of other files, and for one that has more splits than are given."""
     if not (out / RECORDS).exists():
-        # neither the lock of the job that asks nor hidden files, which no training reads
         there = sorted(out.iterdir()) if out.exists() else []
-        if other := [x.name for x in there if x.name != LOCK and not x.name.startswith(".")]:
+        if other := [path.name for path in there if _is_read_in_training(path)]:
             raise ValueError(
-                f"{out}: expected an empty folder or one that `semvq prepare` began, found "
-                f"{other[0]}; give another OUT"
+                f"{out}: expected a folder without images or one that `semvq prepare` began, "
+                f"found {other[0]}; give another OUT"
             )
     before = begun(out)
     if missing := [split for split in before if split not in splits]:
@@ -101,6 +100,13 @@ def _check_out(out: Path, splits: list[str]) -> None:
             f"{' and '.join(splits)} alone; give {missing[0]} again (it was made of "
             f"{before[missing[0]]}), or another OUT"
         )
+
+
+def _is_read_in_training(path: Path) -> bool:
+    """Whether it would stand beside the shards as images do: not a log or a README."""
+    if path.name.startswith("."):
+        return False
+    return path.is_dir() or path.suffix == ".tar" or path.name == MANIFEST or is_image(path.name)
 
 
 def _split(

@@ -88,6 +88,7 @@ def train_recipe(
         if stopped is None and world.is_writer:
             record = {"recipe": config_hash(recipe), "identity": task.identity()}
             write_atomically(folder / FINISHED, json.dumps(record, indent=1) + "\n")
+        world.wait()  # the next recipe of a table starts from this one, in every process
         return stopped
 
 
