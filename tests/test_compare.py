@@ -92,7 +92,7 @@ def test_page_and_figures_of_tokenizers_with_their_transformers(at):
     assert "between two different photos: semantic" in record["facts"]
     again = correlate_command.read([at / "f.json"])
     assert {name: set(rows) for name, rows in again.items()} == {
-        name: set(rows) for name, rows in record["figures"].items()
+        f"{at / 'f.json'}: {name}": set(rows) for name, rows in record["figures"].items()
     }
 
 
