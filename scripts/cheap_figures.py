@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from semvq.files import write_atomically
+from semvq.training.journal import read_log
 
 # what an evaluation calls it: what a comparison does
 RECONSTRUCTION = {
@@ -22,6 +23,7 @@ RECONSTRUCTION = {
     "codebook_usage": "codebook usage",
     "perplexity": "perplexity",
 }
+HELD_OUT = "val/cross_entropy"  # in an AR run's log
 ALIKE = ("network", "weights", "resize", "precision", "pixels", "side")
 
 
@@ -38,7 +40,7 @@ def tokenizers(folder: Path, network: str) -> dict[str, dict[str, Any]]:
         own = json.loads((folder / "measured" / f"{name}-{network}.json").read_text())
         samples = json.loads(file.read_text())
         figures = {row: own["figures"][key] for key, row in RECONSTRUCTION.items()}
-        figures["AR cross-entropy"] = _held_out(folder / f"{name}_ar" / "log.jsonl") / log(2)
+        figures["AR cross-entropy"] = _held_out(folder / f"{name}_ar") / log(2)
         figures["AR FID"] = samples["figures"]["fid"]
         facts = {key: str(own["facts"][key]) for key in (*ALIKE, "device", "torch")}
         facts["photos: fingerprint"] = own["facts"]["images"]["fingerprint"]
@@ -48,10 +50,10 @@ def tokenizers(folder: Path, network: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _held_out(journal: Path) -> float:
+def _held_out(run: Path) -> float:
     """The last cross-entropy on held-out photos, nats a code."""
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    return float([line for line in lines if "val/cross_entropy" in line][-1]["val/cross_entropy"])
+    found = [line[HELD_OUT] for line in read_log(run) if HELD_OUT in line]
+    return float(found[-1])
 
 
 def main() -> None:
