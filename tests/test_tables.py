@@ -53,11 +53,43 @@ def test_names_are_told_apart_and_recipes_are_json():
         assert describe(TABLE_RECIPES[name])["parameters"]["tokenizer"] == count
 
 
-def test_variants_change_what_they_say_and_nothing_else():
-    low, sem = (to_dict(TABLE_RECIPES[f"ablation256_{v}"].task) for v in ("low", "sem"))
-    changed = [key for key in low if low[key] != sem[key]]
-    assert changed == ["perceptual"]
-    assert (low["perceptual"]["alpha"], sem["perceptual"]["alpha"]) == (0.0, 1.0)
+# by the leaves of a recipe's task; a quantizer of another kind is one change
+ONE_CHANGE = {
+    "conv2": {"tokenizer.decoder_extra_blocks"},
+    "attention2": {"tokenizer.decoder_attention_pairs"},
+    "no_entropy": {"tokenizer.quantizer.entropy_weight"},
+    "factorized": {"tokenizer.quantizer"},
+    "kmeans": {"tokenizer.quantizer"},
+    "a": {"perceptual.alpha", "perceptual.semantic_layers"},
+    "e": {"perceptual.alpha", "perceptual.semantic_layers"},
+    "sem": {"perceptual.alpha"},
+    "alpha40": {"perceptual.alpha"},
+    "sem_attention": {"perceptual.alpha", "tokenizer.decoder_attention_pairs"},
+}
+
+
+def _changed(one: dict, other: dict, place: str = "") -> set[str]:
+    """The leaves in which two tasks differ; all of a part of another kind is one."""
+    if one.get("kind") != other.get("kind"):
+        return {place}
+    found: set[str] = set()
+    for key in one.keys() | other.keys():
+        here, there = one.get(key), other.get(key)
+        name = f"{place}.{key}".lstrip(".")
+        if isinstance(here, dict) and isinstance(there, dict):
+            found |= _changed(here, there, name)
+        elif here != there:
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["ablation256", "mini64", "mini128", "tiny48"])
+def test_variants_change_what_they_say_of_the_baseline_and_nothing_else(prefix):
+    low = to_dict(TABLE_RECIPES[f"{prefix}_low"].task)
+    assert low["perceptual"]["alpha"] == 0.0 and low["tokenizer"]["quantizer"]["entropy_weight"] > 0
+    for variant, leaves in ONE_CHANGE.items():
+        assert _changed(low, to_dict(TABLE_RECIPES[f"{prefix}_{variant}"].task)) == leaves, variant
+    assert TABLE_RECIPES[f"{prefix}_sem"].task.perceptual.alpha == 1.0
     assert TABLE_RECIPES["ablation256_e"].task.perceptual.layer_weights() == {"logit": 1.0}
     d = TABLE_RECIPES["mini64_d"].task.perceptual.layer_weights()
     assert sorted(d) == ["logit", "relu4_3", "relu5_3"]

@@ -47,10 +47,11 @@ from semvq.training.recipe import Recipe
 class Scale:
     """A baseline and what stands on it; recipes are named `prefix`_variant[_kind].
 
-    `baseline` is the recipe of a tokenizer, of which a variant takes all but its loss; `start` the
-    length of an autoencoder without codes that all variants start from, None for none. `kinds` are
-    transformers by name. `tuned` is phase 2's length and rate; `estimates` are k-means' `every` and
-    `until`, steps.
+    `baseline` is the recipe of a tokenizer; the ablations' own baseline is "low", which is all of
+    it but for the loss, and what a variant changes is changed in that. `start` is the length of an
+    autoencoder without codes that all variants start from, None for none. `kinds` are transformers
+    by name. `tuned` is phase 2's length and rate; `estimates` are k-means' `every` and `until`,
+    steps.
     """
 
     prefix: str
@@ -74,7 +75,7 @@ class Scale:
     def tokenizer(self, variant: str) -> Recipe:
         """The baseline with the variant's change."""
         words, change = VARIANTS[variant]
-        task = change(tokenizer_task(self.baseline))
+        task = change(VARIANTS["low"].change(tokenizer_task(self.baseline)))
         codes = task.tokenizer.quantizer
         if isinstance(codes, KMeansQuantizerConfig):
             every, until = self.estimates
