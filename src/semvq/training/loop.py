@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from semvq.config import Config, check_duration, duration_in_images
 from semvq.data.images import save_png, stream
@@ -68,6 +69,8 @@ class NonFiniteError(ValueError):
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
+# not cuDNN's, whose backward pass can give NaN (EXPERIMENTS.md, 2026-11-27, fifth try)
+@sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 def train(
     fabric: Fabric,
     world: World,
@@ -171,8 +174,7 @@ def train(
             else:
                 state.skipped += 1
                 state.skipped_in_a_row += 1
-                words = f"step {state.step}: loss or gradient is not finite; nothing was updated"
-                journal.say(words)
+                journal.say(f"step {state.step}: loss or gradient not finite; nothing was updated")
                 if world.count == 1 or not torch.isfinite(torch.stack(own_losses)).all():
                     journal.warn(f"step {state.step}: it came from images {_some(ids)}")
             for player in task.players:
