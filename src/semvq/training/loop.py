@@ -127,8 +127,7 @@ def train(
 
         if total % config.batch_size:
             whole = -(-total // config.batch_size) * config.batch_size
-            journal.say(f"{title}: {total} images, rounded up to {whole} by batches of "
-                        f"{config.batch_size}")  # fmt: skip
+            journal.say(f"{title}: {total} images, rounded up to {whole} by whole batches")
 
         batches = _batches(task, state.images_seen, config, fabric, world, num_workers)
 
