@@ -130,7 +130,7 @@ def test_a_length_that_is_no_whole_number_of_batches_is_said(tmp_path, capfd, du
     recipe = toy_autoencoder(duration=duration)
     assert train_recipe(recipe, tmp_path / "run", data=data) is None
     err = capfd.readouterr().err
-    assert ("toy_autoencoder: 5 images, rounded up to 8 by batches of 4\n" in err) == said
+    assert ("toy_autoencoder: 5 images, rounded up to 8 by whole batches\n" in err) == said
     assert read_log(tmp_path / "run")[-1]["images_seen"] == 8
 
 
