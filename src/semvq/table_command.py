@@ -20,9 +20,10 @@ from semvq.evaluation.reference import check_images, load_reference
 from semvq.evaluation.sources import FileImages
 from semvq.files import write_atomically
 from semvq.photos import fruit
+from semvq.recipes import find_recipe
 from semvq.recipes.tables import GENERATED, TITLES, Cell, cells
 from semvq.table_numbers import COLUMNS, measure_cells, record, statistics_file
-from semvq.table_plan import needed, print_plan
+from semvq.table_plan import heading, is_of, needed, print_plan
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.lock import make_folder
 from semvq.training.recipe import Recipe
@@ -63,7 +64,7 @@ def _train(
     data, val = photos
     done: list[Recipe] = []
     for recipe in needed(chosen):
-        if not _is_of(recipe.name, chosen):
+        if not is_of(recipe, chosen):
             continue  # its images are not these; `_check_found` saw that it is there
         stopped = train_recipe(
             replace(recipe, loop=replace(recipe.loop, seed=seed)),
@@ -104,7 +105,7 @@ def _check_found(options: Namespace, chosen: list[Cell], data: Path) -> None:
     """ValueError or FileNotFoundError where what the folder holds, or lacks, stands in the way."""
     for seed in options.seeds:
         for recipe in needed(chosen):
-            if _is_of(recipe.name, chosen):
+            if is_of(recipe, chosen):
                 _check_upstream(recipe, chosen, seed, _folder(options, seed))
     file = statistics_file(options, chosen[0], _folder(options))
     if file.exists() and any(cell.metric in GENERATED for cell in chosen):
@@ -118,7 +119,7 @@ def _check_upstream(recipe: Recipe, chosen: list[Cell], seed: int, folder: Path)
     LSUN's tokenizers start from ImageNet's, which no training on LSUN can stand in for.
     """
     start = recipe.upstream
-    if start is None or _is_of(start, chosen):
+    if start is None or is_of(find_recipe(start), chosen):
         return
     run = folder / start
     try:
@@ -132,11 +133,6 @@ def _check_upstream(recipe: Recipe, chosen: list[Cell], seed: int, folder: Path)
             f"{chosen[0].dataset} cannot make, found none that is whole; make it with: semvq "
             f"train {start} --data {images} --out {run}{seeded}"
         ) from error
-
-
-def _is_of(name: str, chosen: list[Cell]) -> bool:
-    """Whether a recipe learns the images of these cells, which are of one data set."""
-    return name.startswith(f"{chosen[0].dataset}_")
 
 
 def _chosen(options: Namespace) -> list[Cell]:
@@ -201,8 +197,8 @@ def _codes_of_another(recipe: Recipe, done: list[Recipe], folder: Path) -> Path 
 
 def _print(options: Namespace, chosen: list[Cell], found: list[dict[str, Any]]) -> None:
     """Rows and columns as in the paper: ours, its spread over seeds, what was printed."""
-    columns = list(dict.fromkeys(cell.column for cell in chosen))
-    sheet = Table(*[TITLES[options.table], *columns], box=None)
+    columns = {cell.column: heading(cell) for cell in chosen}
+    sheet = Table(*[TITLES[options.table], *columns.values()], box=None)
     for row in dict.fromkeys(cell.row for cell in chosen):
         texts = []
         for column in columns:

@@ -3,7 +3,7 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +39,9 @@ def needed(chosen: Iterable[Cell]) -> list[Recipe]:
 
 def print_plan(options: Namespace, chosen: list[Cell]) -> None:
     """Every cell with its recipe, every recipe with its size and cost, and what all cost."""
-    made = needed(chosen)
+    behind = needed(chosen)
+    made = [recipe for recipe in behind if is_of(recipe, chosen)]
+    print(f"describing {len(made)} recipes, a second or some each", file=sys.stderr)
     facts = {r.name: describe(r, PLANNED_ON[options.scale]) for r in made}
     hours = [f["hours"] for f in facts.values() if not isinstance(f["hours"], str)]
     if options.json:
@@ -55,7 +57,7 @@ def print_plan(options: Namespace, chosen: list[Cell]) -> None:
     for cell in chosen:
         run = cell.run + (f", drawn by {cell.decoder}" if cell.decoder else "")
         printed = "" if cell.published is None else f"{cell.published:g}"
-        sheet.add_row(cell.row, cell.column, cell.dataset, run, printed)
+        sheet.add_row(cell.row, heading(cell), cell.dataset, run, printed)
     console.print(sheet)
     sheet = Table("recipe", "starts from", "parameters", "images", "hours", box=None)
     for recipe in made:
@@ -72,8 +74,38 @@ def print_plan(options: Namespace, chosen: list[Cell]) -> None:
         f"{len(made)} trainings for {len(chosen)} cells: {_number(sum(hours))} hours "
         f"({next(iter(facts.values()))['device']}, by `semvq describe`'s arithmetic), times "
         f"{seeds} seed{'s' * (seeds > 1)}; sampling and measuring are not counted",
+        *_needs(options, behind, chosen),
+        sep="\n",
         soft_wrap=True,
+        markup=False,
     )
+
+
+def heading(cell: Cell) -> str:
+    """The column of a cell, with what is measured where the paper's word does not say it."""
+    said = cell.metric.lower() in cell.column.lower() or cell.metric in ("rFID", "usage")
+    return cell.column if said else f"{cell.column} ({cell.metric})"
+
+
+def is_of(recipe: Recipe, chosen: Iterable[Cell]) -> bool:
+    """Whether a recipe learns these cells' images: LSUN's tokenizers start from one that does not.
+
+    Where it does not, no table of these cells can make it.
+    """
+    return recipe.name.startswith(tuple(f"{cell.dataset}_" for cell in chosen))
+
+
+def _needs(options: Namespace, behind: Iterable[Recipe], chosen: list[Cell]) -> Iterator[str]:
+    """What has to be there before a table can be made, a line each."""
+    datasets = list(dict.fromkeys(cell.dataset for cell in chosen))
+    if options.scale != "tiny":
+        one = " one at a time by --dataset," if len(datasets) > 1 else ""
+        yield f"Images:{one} --data and --val of {', '.join(datasets)}"
+    for recipe in behind:
+        if not is_of(recipe, chosen):
+            yield f"A finished run of {recipe.name} in OUT/seedN: these images cannot make it"
+    if any(cell.metric == "IS" for cell in chosen):
+        yield "IS: `semvq assets fetch inception-full`, or another network by --network"
 
 
 def _number(value: float | str) -> str:
