@@ -69,10 +69,10 @@ def small_phase1(
     )
 
 
-def small_codes(num_codes: int) -> VectorQuantizerConfig:
-    """The quantizer of a small recipe of ours; its temperature is D2's."""
+def small_codes(num_codes: int, weight: float, temperature: float) -> VectorQuantizerConfig:
+    """The quantizer of a small recipe of ours, with the usage entropy's weight and D2's scale."""
     return VectorQuantizerConfig(
-        num_codes=num_codes, code_dim=8, entropy_weight=0.2, entropy_temperature=0.1
+        num_codes=num_codes, code_dim=8, entropy_weight=weight, entropy_temperature=temperature
     )
 
 

@@ -69,7 +69,7 @@ def fruit_phase1() -> Recipe:
             multipliers=(1, 2, 2),
             blocks_per_level=1,
             middle_blocks=1,
-            quantizer=small_codes(NUM_CODES),
+            quantizer=small_codes(NUM_CODES, weight=0.2, temperature=0.1),
         ),
         discriminator=PatchGANConfig(channels=32, num_layers=2),
         discriminator_optim=OptimConfig(learning_rate=1e-3, beta1=0.5, beta2=0.99),

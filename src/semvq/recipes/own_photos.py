@@ -36,7 +36,7 @@ from semvq.training.recipe import Recipe
 AUTOENCODER, PHASE1, PHASE2, TRANSFORMER = "1M images", "2M images", "1M images", "4M images"
 NUM_CLASSES = 100  # of labelled64; yours by --set task.generator.num_classes=N
 # at the demo's temperature and weight codes die that entropy does not bring back (EXPERIMENTS.md)
-CODES = replace(small_codes(1024), entropy_temperature=0.03, entropy_weight=0.6)
+CODES = small_codes(1024, weight=0.6, temperature=0.03)
 TOKENIZER_OPTIM = small_tokenizer_optim(3e-4)
 AR_OPTIM, NAR_OPTIM = small_transformer_optim(6e-4), small_transformer_optim(3e-4)
 LOOP = LoopConfig(
