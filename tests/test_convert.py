@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import semvq
+from semvq import convert_command
 from semvq.cli import main
 from semvq.interop import opening
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer, tokenizer_extra
@@ -111,6 +112,18 @@ def test_a_run_says_where_it_is_from(tmp_path):
     assert not [
         p.name for p in (tmp_path / "run").iterdir() if p.suffix not in (".json", ".safetensors")
     ]
+
+
+def test_a_run_is_there_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
+    def half_done(tokenizer, folder, extra):
+        save_tokenizer(tokenizer, folder, extra)
+        raise OSError("No space left on device")
+
+    path = write(MaskGIT(), tmp_path)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(convert_command, "save_tokenizer", half_done)
+    assert "No space left on device" in refused(capsys, MaskGIT(), path, tmp_path / "run")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_of_a_folder_the_record_has_the_weight_file(tmp_path):

@@ -11,6 +11,7 @@ from semvq import table_command, table_numbers, table_plan
 from semvq.cli import main
 from semvq.config import from_dict, to_dict
 from semvq.recipes import RECIPES, find_recipe
+from semvq.recipes.ablations import VARIANTS
 from semvq.recipes.describe import describe
 from semvq.recipes.tables import SCALES, TITLES, cells, table_recipes
 from semvq.training.recipe import Recipe
@@ -60,10 +61,8 @@ ONE_CHANGE = {
     "no_entropy": {"tokenizer.quantizer.entropy_weight"},
     "factorized": {"tokenizer.quantizer"},
     "kmeans": {"tokenizer.quantizer"},
-    "a": {"perceptual.alpha", "perceptual.semantic_layers"},
-    "e": {"perceptual.alpha", "perceptual.semantic_layers"},
-    "sem": {"perceptual.alpha"},
-    "alpha40": {"perceptual.alpha"},
+    **dict.fromkeys("abcde", {"perceptual.alpha", "perceptual.semantic_layers"}),
+    **dict.fromkeys(("sem", "alpha20", "alpha40", "alpha60", "alpha80"), {"perceptual.alpha"}),
     "sem_attention": {"perceptual.alpha", "tokenizer.decoder_attention_pairs"},
 }
 
@@ -85,6 +84,7 @@ def _changed(one: dict, other: dict, place: str = "") -> set[str]:
 
 @pytest.mark.parametrize("prefix", ["ablation256", "mini64", "mini128", "tiny48"])
 def test_variants_change_what_they_say_of_the_baseline_and_nothing_else(prefix):
+    assert ONE_CHANGE.keys() | {"low"} == VARIANTS.keys()
     low = to_dict(TABLE_RECIPES[f"{prefix}_low"].task)
     assert low["perceptual"]["alpha"] == 0.0 and low["tokenizer"]["quantizer"]["entropy_weight"] > 0
     for variant, leaves in ONE_CHANGE.items():

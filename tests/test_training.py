@@ -258,20 +258,6 @@ def test_nan_updates_nothing_and_n_in_a_row_abort(tmp_path, data, monkeypatch, c
     assert "not finite; nothing was updated" in capfd.readouterr().err
 
 
-def test_a_training_does_without_cudnn_s_attention(tmp_path, data, monkeypatch):
-    turns, seen = TokenizerTask.turns, []
-
-    def looked_at(self, batch, images_seen):
-        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
-        yield from turns(self, batch, images_seen)
-
-    monkeypatch.setattr(TokenizerTask, "turns", looked_at)
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    train_recipe(toy_phase1(duration="2 steps"), tmp_path / "run", data=data)
-    assert seen == [False, False]
-    assert torch.backends.cuda.cudnn_sdp_enabled() == before
-
-
 def test_accumulation_matches_one_large_batch(tmp_path, data, upstream):
     # without dropout and with plain means, two halves make the same step as the whole
     recipe = toy_generator("ar", duration="3 steps")

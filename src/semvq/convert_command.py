@@ -13,10 +13,9 @@ from semvq.generators.files import save_generator
 from semvq.interop import diffusers, llamagen, maskgit, taming, taming_transformer
 from semvq.interop.converted import Converted
 from semvq.interop.opening import LeftOut
-from semvq.interop.shared_files import check_new
+from semvq.interop.shared_files import all_or_nothing, check_new
 from semvq.runs import open_tokenizer
 from semvq.tokenizer.files import save_tokenizer
-from semvq.training.lock import make_folder
 
 TRANSFORMER = "taming-transformer"
 BY_SHAPES = {"taming": taming.convert, "llamagen": llamagen.convert, "maskgit": maskgit.convert}
@@ -74,8 +73,8 @@ def _tokenizer(options: Namespace) -> None:
         "config_sha256": found.config_sha256,
         "pixel_range": found.pixel_range,
     }
-    make_folder(options.out)
-    save_tokenizer(tokenizer, options.out, {"classes": [], "converted": origin})
+    with all_or_nothing(options.out) as folder:
+        save_tokenizer(tokenizer, folder, {"classes": [], "converted": origin})
     height, width = tokenizer.grid
     words = f"{tokenizer.num_codes:,} codes, {height} x {width} for {options.resolution} px"
     _say(options, found.left_out, tokenizer, f"{words}, code space", tokenizer.code_space_hash())
@@ -89,13 +88,13 @@ def _transformer(options: Namespace) -> None:
             options.file, tokenizer, options.tokenizer, options.heads, options.classes
         )
     space = tokenizer.code_space_hash()
-    make_folder(options.out)
     extra = {
         "code_space_hash": space,
         "classes": [str(n) for n in range(options.classes)],
         "converted": _origin(options, found.sha256, found.left_out),
     }
-    save_generator(found.generator, options.out, extra)
+    with all_or_nothing(options.out) as folder:
+        save_generator(found.generator, folder, extra)
     _say(options, found.left_out, found.generator, "on the codes of", space)
     print(f"give it its tokenizer: semvq sample {options.out} --decoder {options.tokenizer}")
 

@@ -41,7 +41,7 @@ def print_plan(options: Namespace, chosen: list[Cell]) -> None:
     """Every cell with its recipe, every recipe with its size and cost, and what all cost."""
     behind = needed(chosen)
     made = [recipe for recipe in behind if is_of(recipe, chosen)]
-    print(f"describing {len(made)} recipes, a second or some each", file=sys.stderr)
+    print(f"describing {len(made)} recipes, a second or more each", file=sys.stderr)
     facts = {r.name: describe(r, PLANNED_ON[options.scale]) for r in made}
     hours = [f["hours"] for f in facts.values() if not isinstance(f["hours"], str)]
     if options.json:
@@ -49,7 +49,12 @@ def print_plan(options: Namespace, chosen: list[Cell]) -> None:
             name: {k: f[k] for k in ("parameters", "images_seen", "hours")}
             for name, f in facts.items()
         }
-        plan = {"cells": [c._asdict() for c in chosen], "recipes": recipes, "hours": sum(hours)}
+        plan = {
+            "cells": [c._asdict() for c in chosen],
+            "recipes": recipes,
+            "hours": sum(hours),
+            "needs": list(_needs(options, behind, chosen)),
+        }
         print(json.dumps(plan, indent=1))
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -99,12 +104,12 @@ def _needs(options: Namespace, behind: Iterable[Recipe], chosen: list[Cell]) -> 
     """What has to be there before a table can be made, a line each."""
     datasets = list(dict.fromkeys(cell.dataset for cell in chosen))
     if options.scale != "tiny":
-        one = " one at a time by --dataset," if len(datasets) > 1 else ""
-        yield f"Images:{one} --data and --val of {', '.join(datasets)}"
+        one = ", one --dataset a call" if len(datasets) > 1 else ""
+        yield f"Give the images of {', '.join(datasets)} by --data and --val{one}"
     for recipe in behind:
         if not is_of(recipe, chosen):
             yield f"A finished run of {recipe.name} in OUT/seedN: these images cannot make it"
-    if any(cell.metric == "IS" for cell in chosen):
+    if options.network == "inception" and any(cell.metric == "IS" for cell in chosen):
         yield "IS: `semvq assets fetch inception-full`, or another network by --network"
 
 

@@ -7,7 +7,7 @@ from semvq.losses.discriminators import PatchGANConfig
 from semvq.losses.perceptual import NO_PERCEPTUAL, PerceptualConfig
 from semvq.tokenizer.conv import ConvTokenizerConfig
 from semvq.tokenizer.model import TokenizerConfig
-from semvq.tokenizer.quantize import UnquantizedConfig, VectorQuantizerConfig
+from semvq.tokenizer.quantize import UnquantizedConfig
 from semvq.training.adversary import AdversarialConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
@@ -27,6 +27,7 @@ ABLATION_TRANSFORMER = "60 epochs"
 ABLATION_TRANSFORMER_2X = "120 epochs"  # "AR-L-2x" of Table 1
 
 # What the small recipes that are ours share, fruit's and own_photos'; EXPERIMENTS.md says why.
+SMALL_CODE_DIM = 8
 SMALL_PERCEPTUAL = PerceptualConfig(
     alpha=1.0, form="balanced", weight=0.4, logits_from="efficientnet-lite0"
 )
@@ -66,13 +67,6 @@ def small_phase1(
         ),
         loop=loop,
         upstream=f"{family}_autoencoder",
-    )
-
-
-def small_codes(num_codes: int, weight: float, temperature: float) -> VectorQuantizerConfig:
-    """The quantizer of a small recipe of ours, with the usage entropy's weight and D2's scale."""
-    return VectorQuantizerConfig(
-        num_codes=num_codes, code_dim=8, entropy_weight=weight, entropy_temperature=temperature
     )
 
 

@@ -11,15 +11,16 @@ from semvq.generators.ar import ARConfig
 from semvq.generators.nar import NARConfig
 from semvq.losses.discriminators import PatchGANConfig
 from semvq.recipes.base import (
+    SMALL_CODE_DIM,
     SMALL_PERCEPTUAL,
     autoencoder_phase,
     decoder_phase,
-    small_codes,
     small_phase1,
     small_tokenizer_optim,
     small_transformer_optim,
 )
 from semvq.tokenizer.conv import ConvTokenizerConfig
+from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
@@ -69,7 +70,9 @@ def fruit_phase1() -> Recipe:
             multipliers=(1, 2, 2),
             blocks_per_level=1,
             middle_blocks=1,
-            quantizer=small_codes(NUM_CODES, weight=0.2, temperature=0.1),
+            quantizer=VectorQuantizerConfig(
+                NUM_CODES, SMALL_CODE_DIM, entropy_weight=0.2, entropy_temperature=0.1
+            ),
         ),
         discriminator=PatchGANConfig(channels=32, num_layers=2),
         discriminator_optim=OptimConfig(learning_rate=1e-3, beta1=0.5, beta2=0.99),

@@ -2,8 +2,9 @@
 
 The paper's method at a size for one GPU. **These recipes are ours, not the paper's.** labelled64
 was trained for minutes alone (EXPERIMENTS.md, 2026-11-25 and 27; NAR cut short); photos128
-and the full lengths have not been measured. Where no scale is involved, settings are the demo's;
-lengths count images, so that the cost does not depend on how many photos there are.
+and the full lengths have not been measured. Where no scale is involved, settings but the usage
+entropy's are the demo's; lengths count images, so that the cost does not depend on how many photos
+there are.
 
     semvq train labelled64_autoencoder --data PHOTOS        # then _phase1, _phase2
     semvq train labelled64_ar --data PHOTOS --set task.generator.num_classes=37
@@ -18,16 +19,17 @@ from semvq.generators.nar import NARConfig
 from semvq.losses.discriminators import PatchGANConfig
 from semvq.losses.perceptual import PerceptualConfig
 from semvq.recipes.base import (
+    SMALL_CODE_DIM,
     SMALL_PERCEPTUAL,
     autoencoder_phase,
     decoder_phase,
-    small_codes,
     small_phase1,
     small_tokenizer_optim,
     small_transformer_optim,
     tokenizer_task,
 )
 from semvq.tokenizer.conv import ConvTokenizerConfig
+from semvq.tokenizer.quantize import VectorQuantizerConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.loop import LoopConfig
 from semvq.training.optim import OptimConfig
@@ -35,8 +37,9 @@ from semvq.training.recipe import Recipe
 
 AUTOENCODER, PHASE1, PHASE2, TRANSFORMER = "1M images", "2M images", "1M images", "4M images"
 NUM_CLASSES = 100  # of labelled64; yours by --set task.generator.num_classes=N
-# at the demo's temperature and weight codes die that entropy does not bring back (EXPERIMENTS.md)
-CODES = small_codes(1024, weight=0.6, temperature=0.03)
+# at the demo's temperature and weight codes die that entropy does not bring back; these were chosen
+# by half trainings of labelled64's shape (EXPERIMENTS.md, 2026-11-27, the miniature's fifth try)
+CODES = VectorQuantizerConfig(1024, SMALL_CODE_DIM, entropy_weight=0.6, entropy_temperature=0.03)
 TOKENIZER_OPTIM = small_tokenizer_optim(3e-4)
 AR_OPTIM, NAR_OPTIM = small_transformer_optim(6e-4), small_transformer_optim(3e-4)
 LOOP = LoopConfig(

@@ -76,7 +76,7 @@ def _movq() -> MoVQConfig:
 
 def _small(scale: Scale) -> list[Rival]:
     """Networks as wide and as deep as the scale's own, with as many codes."""
-    own = tokenizer_task(scale.baseline).tokenizer
+    own = tokenizer_task(scale.phase1).tokenizer
     assert isinstance(own, ConvTokenizerConfig)
     side, num, channels = own.resolution, own.quantizer.num_codes, own.channels
     map_side, shape = side // own.factor, own.multipliers
@@ -115,8 +115,8 @@ def rival_recipe(dataset: str, rival: Rival) -> Recipe:
     """The rival trained as the baseline of its scale: details' loss, our GAN term and length."""
     bases = {
         "imagenet256": imagenet256_phase1, "ffhq256": ffhq256_phase1,
-        "mini64": lambda: mini().baseline, "mini128": lambda: mini_photos().baseline,
-        "tiny48": lambda: tiny().baseline,
+        "mini64": lambda: mini().phase1, "mini128": lambda: mini_photos().phase1,
+        "tiny48": lambda: tiny().phase1,
     }  # fmt: skip
     base = bases[dataset]()
     task = tokenizer_task(base)

@@ -45,18 +45,17 @@ from semvq.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Scale:
-    """A baseline and what stands on it; recipes are named `prefix`_variant[_kind].
+    """The ablations' tokenizers and what stands on them; recipes are `prefix`_variant[_kind].
 
-    `baseline` is the recipe of a tokenizer; the ablations' own baseline is "low", which is all of
-    it but for the loss, and what a variant changes is changed in that. `start` is the length of an
-    autoencoder without codes that all variants start from, None for none. `kinds` are transformers
-    by name. `tuned` is phase 2's length and rate; `estimates` are k-means' `every` and `until`,
-    steps.
+    `phase1` is the recipe of a tokenizer; the ablations' baseline, "low", is all of it but for the
+    loss, and what a variant changes is changed in that. `start` is the length of an autoencoder
+    without codes that all variants start from, None for none. `kinds` are transformers by name.
+    `tuned` is phase 2's length and rate; `estimates` are k-means' `every` and `until`, steps.
     """
 
     prefix: str
     about: str
-    baseline: Recipe
+    phase1: Recipe
     start: str | None
     kinds: dict[str, Recipe]
     tuned: tuple[str, float]
@@ -66,23 +65,23 @@ class Scale:
         """What all variants start from."""
         assert self.start is not None
         return autoencoder_phase(
-            replace(self.baseline, name=f"{self.prefix}_low"),
+            replace(self.phase1, name=f"{self.prefix}_low"),
             name=f"{self.prefix}_autoencoder",
             summary=f"{self.about}: what all its tokenizers start from, without codes",
             duration=self.start,
         )
 
     def tokenizer(self, variant: str) -> Recipe:
-        """The baseline with the variant's change."""
+        """The ablations' baseline, with the variant's change."""
         words, change = VARIANTS[variant]
-        task = change(VARIANTS["low"].change(tokenizer_task(self.baseline)))
+        task = change(VARIANTS["low"].change(tokenizer_task(self.phase1)))
         codes = task.tokenizer.quantizer
         if isinstance(codes, KMeansQuantizerConfig):
             every, until = self.estimates
             codes = replace(codes, every=every, until=until)
             task = replace(task, tokenizer=replace(task.tokenizer, quantizer=codes))
         return replace(
-            self.baseline,
+            self.phase1,
             name=f"{self.prefix}_{variant}",
             summary=f"{self.about}: {words}",
             task=task,
@@ -147,7 +146,7 @@ def paper() -> Scale:
     return Scale(
         prefix="ablation256",
         about="ImageNet ablation, lengths assumed (D15)",
-        baseline=_lasting(imagenet256_phase1(), ABLATION_TOKENIZER),
+        phase1=_lasting(imagenet256_phase1(), ABLATION_TOKENIZER),
         start=None,
         kinds={
             "ar": _lasting(imagenet256_ar(), ABLATION_TRANSFORMER),
@@ -166,7 +165,7 @@ def paper_whole() -> Scale:
         paper(),
         prefix="imagenet256",
         about="ImageNet, the paper's lengths",
-        baseline=imagenet256_phase1(),
+        phase1=imagenet256_phase1(),
         kinds={"ar": imagenet256_ar(), "nar": imagenet256_nar()},
     )
 
@@ -177,7 +176,7 @@ def mini() -> Scale:
     return Scale(
         prefix="mini64",
         about="labelled photos, 64 px, minutes of a GPU",
-        baseline=_for_minutes(labelled64_phase1(), "80k images"),
+        phase1=_for_minutes(labelled64_phase1(), "80k images"),
         start="40k images",
         kinds={
             "ar": _for_minutes(ar, "250k images", num_views=2),
@@ -197,7 +196,7 @@ def mini_photos() -> Scale:
     return Scale(
         prefix="mini128",
         about="any photos, 128 px, minutes of a GPU",
-        baseline=_for_minutes(photos128_phase1(), "40k images"),
+        phase1=_for_minutes(photos128_phase1(), "40k images"),
         start="40k images",
         kinds={
             "ar": _for_minutes(ar, "150k images", num_views=2),
@@ -215,7 +214,7 @@ def tiny() -> Scale:
     return Scale(
         prefix="tiny48",
         about="packaged fruit photos, 48 px, two CPU cores",
-        baseline=fruit_phase1(),
+        phase1=fruit_phase1(),
         start=fruit_autoencoder().loop.duration,
         kinds={
             "ar": ar,

@@ -19,6 +19,7 @@ they lie, for 4 less; but then the rows of a head, of 64 bytes each, lie 48 KB a
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from semvq.kernels.layout import memory_format
 from semvq.tokenizer.norm_silu import Norm
@@ -33,8 +34,7 @@ def block_size(height: int, width: int) -> int:
     side = min(height, width)
     limit = 8 if side > 16 else min(4, max(1, side // 2))
     # (Tests of each size and no greatest common divisor, which torch.compile cannot trace.)
-    fits = (s for s in range(1, 9) if s <= limit and height % s == 0 and width % s == 0)
-    return max(fits)
+    return max(s for s in range(1, 9) if s <= limit and height % s == 0 and width % s == 0)
 
 
 def to_blocks(x: Tensor, size: int) -> Tensor:
@@ -55,6 +55,10 @@ def from_blocks(x: Tensor, size: int, height: int, width: int) -> Tensor:
 # CUDA's attention kernels take at most 65,535 sequences per call; at 256 px a batch of 64 has more.
 _MAX_SEQUENCES = 32_768
 
+# Not cuDNN's, whose backward pass is known to give NaN at some lengths, and is suspected of it at
+# these (EXPERIMENTS.md, 2026-11-27, the miniature's fifth try).
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (sequences, length, heads, width) tensors, of any strides, to that shape.
@@ -62,7 +66,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     SDPA writes its result in this order of memory, so neither the views nor the result are copied.
     """
     parts = zip(*(t.transpose(1, 2).split(_MAX_SEQUENCES) for t in (q, k, v)))
-    mixed = [F.scaled_dot_product_attention(*part).transpose(1, 2) for part in parts]
+    with sdpa_kernel(_KERNELS):
+        mixed = [F.scaled_dot_product_attention(*part).transpose(1, 2) for part in parts]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 

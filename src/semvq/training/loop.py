@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from semvq.config import Config, check_duration, duration_in_images
 from semvq.data.images import save_png, stream
@@ -69,8 +68,6 @@ class NonFiniteError(ValueError):
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
-# not cuDNN's, whose backward pass can give NaN (EXPERIMENTS.md, 2026-11-27, fifth try)
-@sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 def train(
     fabric: Fabric,
     world: World,
