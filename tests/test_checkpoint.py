@@ -1,15 +1,17 @@
 import errno
 import os
 import random
+import resource
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from semvq.files import write_atomically
+from semvq import cli, commands
+from semvq.files import replace_atomically, write_atomically
 from semvq.training.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -17,6 +19,7 @@ from semvq.training.checkpoint import (
     load_newest,
     save_checkpoint,
 )
+from tests.forks import Spoken
 
 TENSORS = {"a": torch.arange(1000.0), "b.c": torch.ones(3, dtype=torch.int64)}
 
@@ -62,31 +65,28 @@ def test_nothing_whole_left_is_an_error_and_nothing_at_all_is_none(tmp_path):
         load_newest(tmp_path)
 
 
-SAVER = """
-import sys, torch
-from pathlib import Path
-from semvq.training.checkpoint import save_checkpoint
-big = {"x": torch.ones(2_000_000)}
-for seen in range(1, 10_000):
-    save_checkpoint(Path(sys.argv[1]), seen, {"x": big["x"] * seen}, {"step": seen}, keep=2)
-    print(seen, flush=True)
-"""
+def save_for_ever(command: list[str]) -> None:
+    """In a process of its own: one save after another, each said when it is done."""
+    big = torch.ones(2_000_000)
+    for seen in range(1, 10_000):
+        save_checkpoint(Path(command[0]), seen, {"x": big * seen}, {"step": seen}, keep=2)
+        print(seen, flush=True)
 
 
 @pytest.mark.slow
 def test_kill_inside_a_save_leaves_a_whole_checkpoint(tmp_path):
     rng = torch.Generator().manual_seed(0)
-    for _ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
-        first = int(process.stdout.readline())
+    for trial in range(5):
+        folder = tmp_path / f"checkpoints{trial}"
+        saving = Spoken([str(folder)], tmp_path, save_for_ever)
+        while not (said := saving.files[0].exists() and saving.files[0].read_text()):
+            assert saving.process.is_alive()
+            time.sleep(0.02)
         time.sleep(0.05 + 0.15 * float(torch.rand((), generator=rng)))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        tensors, scalars, _ = load_newest(tmp_path)
-        assert scalars["step"] >= first
+        saving.process.kill()
+        saving.process.join()
+        tensors, scalars, _ = load_newest(folder)
+        assert scalars["step"] >= int(said.split()[0])
         assert torch.equal(tensors["x"], torch.ones(2_000_000) * scalars["step"])
 
 
@@ -147,48 +147,42 @@ def test_random_flips_and_cuts_are_refused_by_name_and_the_older_one_used(tmp_pa
     assert load_newest(tmp_path)[1]["step"] == 8
 
 
-LIMITED = """
-import resource, signal, sys, torch
-from pathlib import Path
-from semvq import cli, commands
-from semvq.files import replace_atomically
-from semvq.training.checkpoint import save_checkpoint
-from safetensors.torch import save_file
-folder, what = Path(sys.argv[1]), sys.argv[2]
-big = {"a": torch.ones(100_000)}
+def save_on_a_small_disk(command: list[str]) -> None:
+    """In a process of its own: a save where no file may become longer than so many bytes."""
+    folder, what, limit = Path(command[0]), command[1], int(command[2])
+    big = {"a": torch.ones(100_000)}
 
-def save(options):
-    if what == "checkpoint":
-        save_checkpoint(folder, 8, big, {"step": 8}, keep=1)
-    else:
-        replace_atomically(folder / "model.safetensors", lambda path: save_file(big, path))
+    def save(options) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            if what == "checkpoint":
+                save_checkpoint(folder, 8, big, {"step": 8}, keep=1)
+            else:
+                replace_atomically(folder / "model.safetensors", lambda path: save_file(big, path))
+        finally:  # what it says goes into a file too
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
-commands.recipes = save  # any command: what the user sees of an error is the same
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-cli.main(["recipes"])
-"""
+    commands.recipes = save  # any command: what the user sees of an error is the same
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    cli.main(["recipes"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 10_000, 399_000])
 @pytest.mark.parametrize("what", ["checkpoint", "model"])
 def test_a_full_disk_is_one_line_and_the_older_files_stay(tmp_path, what, limit):
-    save_checkpoint(tmp_path, 4, TENSORS, {"step": 4}, keep=1)
-    (tmp_path / "model.safetensors").write_text("old")
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path), what, str(limit)],
-        capture_output=True,
-        text=True,
-    )
+    folder = tmp_path / "run"
+    save_checkpoint(folder, 4, TENSORS, {"step": 4}, keep=1)
+    (folder / "model.safetensors").write_text("old")
+    done = Spoken([str(folder), what, str(limit)], tmp_path, save_on_a_small_disk).end()
     assert done.returncode == 2 and not done.stdout
     (line,) = done.stderr.splitlines()
     name = f"{8:012d}" if what == "checkpoint" else "model.safetensors"
-    assert line.startswith(f"semvq: error: {tmp_path / name}: expected room and permission")
+    assert line.startswith(f"semvq: error: {folder / name}: expected room and permission")
     assert "File too large" in line
-    assert load_newest(tmp_path)[1:] == ({"step": 4}, [])
-    assert (tmp_path / "model.safetensors").read_text() == "old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{4:012d}", "model.safetensors"]
+    assert load_newest(folder)[1:] == ({"step": 4}, [])
+    assert (folder / "model.safetensors").read_text() == "old"
+    assert sorted(p.name for p in folder.iterdir()) == [f"{4:012d}", "model.safetensors"]
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path):

@@ -41,6 +41,7 @@ from semvq.tokenizer.files import load_tokenizer, save_tokenizer
 from semvq.tokenizer.model import Tokenizer
 from semvq.training.runs import train_recipe
 from tests.evaluation_toy import noisy, pixels_of, record, samples, status, toy_net, toy_network
+from tests.forks import together
 from tests.toy import toy_generator, toy_phase1
 
 pytestmark = pytest.mark.slow
@@ -133,13 +134,21 @@ def test_two_processes_change_no_bit(at, plain, name):
 def test_two_processes_change_no_bit_at_the_networks_own_size(at, monkeypatch):
     monkeypatch.setattr(features, "CLASSIFIER_SIZE", 224)
     line = f"toy_phase1 --protocol reconstruction --data val {REAL}"
-    found, _ = in_processes(2, line, at / "found.json")
+    found = by_torchrun(2, line, at / "found.json")
     assert found == record(line, file=at / "plain.json")
     assert found["facts"]["resize"].endswith("224") and found["figures"]["num_images"] == 70
 
 
 def in_processes(count: int, line: str, file: Path) -> tuple[dict, str]:
-    """What `torchrun -m semvq evaluate …` wrote, and said."""
+    """What `semvq evaluate …` wrote, and said, in processes that are told what torchrun tells."""
+    command = ["evaluate", *line.split(), "--device", "cpu", "--json", str(file)]
+    found = together(count, command, file.parent)
+    assert found.returncode == 0, found.stderr
+    return json.loads(file.read_text()), found.stdout
+
+
+def by_torchrun(count: int, line: str, file: Path) -> dict:
+    """What `torchrun -m semvq evaluate …` wrote."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     # two dashes, or some versions of Python let torchrun take --num for one of its own options
     command += [f"--nproc-per-node={count}", "-m", "--", "semvq", "evaluate", *line.split()]
@@ -149,7 +158,7 @@ def in_processes(count: int, line: str, file: Path) -> tuple[dict, str]:
         env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
-    return json.loads(file.read_text()), found.stdout
+    return json.loads(file.read_text())
 
 
 def test_figures_are_added_up_in_one_thread():
