@@ -1,6 +1,6 @@
 """`semvq prepare` on many images: how fast, and in what memory.
 
-    python bench/preparing.py --images 100000 --kind tar
+    python -m bench.preparing --images 100000 --kind tar
 
 Makes a source of tiny images in a temporary folder, cuts it into shards and prints JSON: images per
 second, and MB of this process (its own pages, not those of mapped files) after a tenth of the
