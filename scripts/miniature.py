@@ -104,11 +104,12 @@ def _numbers(options: Namespace, seed: int) -> list[Job]:
     """A file of numbers for every table, of what is measured by then."""
     found = []
     for table in ("1", "5", "6", "fig6"):
-        rows = {v: place[table] for v, place in _variants(options, seed).items() if table in place}
+        variants = _variants(options, seed)
+        rows = {variant: place[table] for variant, place in variants.items() if table in place}
         columns = ["--columns", *COLUMNS, *["usage"] * (table == "5")]
         name = f"table{table}" if table.isdigit() else table
         # apart, for another call in the same folder may have more rows
-        name += "-claims" * (len(_variants(options, seed)) == len(CLAIMS))
+        name += "-claims" * (variants is CLAIMS)
         file = ["--csv", str(options.out / f"{name}-seed{seed}.csv")]
         words = [*_table(options, table, list(rows.values()), seed), *columns, *file]
         made = tuple(f"{variant}-{seed}" for variant in rows)

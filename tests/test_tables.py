@@ -9,7 +9,7 @@ import pytest
 
 from semvq import table_command, table_numbers, table_plan
 from semvq.cli import main
-from semvq.config import from_dict, to_dict
+from semvq.config import Config, differences, from_dict, to_dict
 from semvq.recipes import RECIPES, find_recipe
 from semvq.recipes.ablations import VARIANTS
 from semvq.recipes.describe import describe
@@ -67,28 +67,20 @@ ONE_CHANGE = {
 }
 
 
-def _changed(one: dict, other: dict, place: str = "") -> set[str]:
-    """The leaves in which two tasks differ; all of a part of another kind is one."""
-    if one.get("kind") != other.get("kind"):
-        return {place}
-    found: set[str] = set()
-    for key in one.keys() | other.keys():
-        here, there = one.get(key), other.get(key)
-        name = f"{place}.{key}".lstrip(".")
-        if isinstance(here, dict) and isinstance(there, dict):
-            found |= _changed(here, there, name)
-        elif here != there:
-            found.add(name)
-    return found
+def _changed(one: Config, other: Config) -> set[str]:
+    """The paths at which two tasks differ; all of a part of another kind is one."""
+    paths = {line.partition(":")[0] for line in differences(one, other)}
+    parts = {path.removesuffix(".kind") for path in paths if path.endswith(".kind")}
+    return parts | {path for path in paths if not path.startswith(tuple(f"{p}." for p in parts))}
 
 
 @pytest.mark.parametrize("prefix", ["ablation256", "mini64", "mini128", "tiny48"])
 def test_variants_change_what_they_say_of_the_baseline_and_nothing_else(prefix):
     assert ONE_CHANGE.keys() | {"low"} == VARIANTS.keys()
-    low = to_dict(TABLE_RECIPES[f"{prefix}_low"].task)
-    assert low["perceptual"]["alpha"] == 0.0 and low["tokenizer"]["quantizer"]["entropy_weight"] > 0
+    low = TABLE_RECIPES[f"{prefix}_low"].task
+    assert low.perceptual.alpha == 0.0 and low.tokenizer.quantizer.entropy_weight > 0
     for variant, leaves in ONE_CHANGE.items():
-        assert _changed(low, to_dict(TABLE_RECIPES[f"{prefix}_{variant}"].task)) == leaves, variant
+        assert _changed(low, TABLE_RECIPES[f"{prefix}_{variant}"].task) == leaves, variant
     assert TABLE_RECIPES[f"{prefix}_sem"].task.perceptual.alpha == 1.0
     assert TABLE_RECIPES["ablation256_e"].task.perceptual.layer_weights() == {"logit": 1.0}
     d = TABLE_RECIPES["mini64_d"].task.perceptual.layer_weights()

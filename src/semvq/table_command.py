@@ -20,7 +20,6 @@ from semvq.evaluation.reference import check_images, load_reference
 from semvq.evaluation.sources import FileImages
 from semvq.files import write_atomically
 from semvq.photos import fruit
-from semvq.recipes import find_recipe
 from semvq.recipes.tables import GENERATED, TITLES, Cell, cells
 from semvq.table_numbers import COLUMNS, measure_cells, record, statistics_file
 from semvq.table_plan import heading, is_of, needed, print_plan
@@ -64,7 +63,7 @@ def _train(
     data, val = photos
     done: list[Recipe] = []
     for recipe in needed(chosen):
-        if not is_of(recipe, chosen):
+        if not is_of(recipe.name, chosen):
             continue  # its images are not these; `_check_found` saw that it is there
         stopped = train_recipe(
             replace(recipe, loop=replace(recipe.loop, seed=seed)),
@@ -105,7 +104,7 @@ def _check_found(options: Namespace, chosen: list[Cell], data: Path) -> None:
     """ValueError or FileNotFoundError where what the folder holds, or lacks, stands in the way."""
     for seed in options.seeds:
         for recipe in needed(chosen):
-            if is_of(recipe, chosen):
+            if is_of(recipe.name, chosen):
                 _check_upstream(recipe, chosen, seed, _folder(options, seed))
     file = statistics_file(options, chosen[0], _folder(options))
     if file.exists() and any(cell.metric in GENERATED for cell in chosen):
@@ -119,7 +118,7 @@ def _check_upstream(recipe: Recipe, chosen: list[Cell], seed: int, folder: Path)
     LSUN's tokenizers start from ImageNet's, which no training on LSUN can stand in for.
     """
     start = recipe.upstream
-    if start is None or is_of(find_recipe(start), chosen):
+    if start is None or is_of(start, chosen):
         return
     run = folder / start
     try:

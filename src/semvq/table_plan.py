@@ -40,7 +40,7 @@ def needed(chosen: Iterable[Cell]) -> list[Recipe]:
 def print_plan(options: Namespace, chosen: list[Cell]) -> None:
     """Every cell with its recipe, every recipe with its size and cost, and what all cost."""
     behind = needed(chosen)
-    made = [recipe for recipe in behind if is_of(recipe, chosen)]
+    made = [recipe for recipe in behind if is_of(recipe.name, chosen)]
     print(f"describing {len(made)} recipes, a second or more each", file=sys.stderr)
     facts = {r.name: describe(r, PLANNED_ON[options.scale]) for r in made}
     hours = [f["hours"] for f in facts.values() if not isinstance(f["hours"], str)]
@@ -92,12 +92,12 @@ def heading(cell: Cell) -> str:
     return cell.column if said else f"{cell.column} ({cell.metric})"
 
 
-def is_of(recipe: Recipe, chosen: Iterable[Cell]) -> bool:
+def is_of(name: str, chosen: Iterable[Cell]) -> bool:
     """Whether a recipe learns these cells' images: LSUN's tokenizers start from one that does not.
 
     Where it does not, no table of these cells can make it.
     """
-    return recipe.name.startswith(tuple(f"{cell.dataset}_" for cell in chosen))
+    return name.startswith(tuple(f"{cell.dataset}_" for cell in chosen))
 
 
 def _needs(options: Namespace, behind: Iterable[Recipe], chosen: list[Cell]) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _needs(options: Namespace, behind: Iterable[Recipe], chosen: list[Cell]) -> 
         one = ", one --dataset a call" if len(datasets) > 1 else ""
         yield f"Give the images of {', '.join(datasets)} by --data and --val{one}"
     for recipe in behind:
-        if not is_of(recipe, chosen):
+        if not is_of(recipe.name, chosen):
             yield f"A finished run of {recipe.name} in OUT/seedN: these images cannot make it"
     if options.network == "inception" and any(cell.metric == "IS" for cell in chosen):
         yield "IS: `semvq assets fetch inception-full`, or another network by --network"
