@@ -8,6 +8,7 @@ hence `--at-once`. After a stop remove OUT/jobs and call again: what is done is 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 # usage is measured with rFID; a NAR transformer has learnt next to nothing after so few images
 COLUMNS = ["rFID", "AR"]
@@ -179,6 +180,21 @@ def _do(options: Namespace, job: Job, gpu: str) -> None:
     print(f"{job.name}: exit code {code}, {time.monotonic() - start:.0f} s, GPU {gpu}", flush=True)
 
 
+def _unpack(photos: Path, folder: Path) -> None:
+    """All of a tar file or nothing; another call may do the same at the same time."""
+    if folder.exists():
+        return
+    part = Path(mkdtemp(dir=folder.parent))
+    with tarfile.open(photos) as file:
+        file.extractall(part, filter="data")
+    try:
+        part.rename(folder)
+    except OSError:  # the other call was quicker
+        shutil.rmtree(part)
+        if not folder.is_dir():
+            raise
+
+
 def main() -> None:
     """Exit code 1 where a job failed or could not be done."""
     p = ArgumentParser(description=__doc__)
@@ -195,11 +211,7 @@ def main() -> None:
     options = p.parse_args()
     folder = options.out / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (options.out / "held-out").exists():
-        with TemporaryDirectory(dir=options.out) as part, tarfile.open(options.val) as photos:
-            photos.extractall(part, filter="data")
-            os.rename(part, options.out / "held-out")
-            os.mkdir(part)  # which is removed then
+    _unpack(options.val, options.out / "held-out")
     threads = [
         threading.Thread(target=work, args=(options, gpu))
         for _ in range(options.at_once)
