@@ -2,7 +2,7 @@
 
 `python -m bench.attention_gradients` on a CUDA device: a line for each kernel and length, with the
 share of gradients that are not finite where the log-sum-exp of every row is as in the head. Why it
-is asked: `tokenizer/regional.py`, and EXPERIMENTS.md, the miniature's fifth try.
+is asked: `tokenizer/regional.py`, and EXPERIMENTS.md, the miniature's fifth and sixth try.
 """
 
 import math

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from scripts import cheap_figures, miniature, prediction_picture, reproduction_plots
+from scripts import cheap_figures, differences, miniature, prediction_picture, reproduction_plots
 
 from semvq import table_command
 from semvq.correlate_command import agreements, read
@@ -158,3 +158,41 @@ def test_correlate_reads_what_tables_measured(tmp_path, monkeypatch):
         SystemExit, match="mini64_v0: expected it measured as mini64_other, found another side"
     ):
         cheap_figures.main()
+
+
+def table_file(folder: Path, name: str, values: dict[tuple[str, str], float | str]) -> Path:
+    file = folder / name
+    with file.open("w", newline="") as text:
+        writer = csv.DictWriter(text, ["row", "column", "seed", "value"])
+        writer.writeheader()
+        for (row, seed), value in values.items():
+            writer.writerow({"row": row, "column": "AR", "seed": seed, "value": value})
+    return file
+
+
+def differences_of(monkeypatch, files: list[Path], baseline: str) -> None:
+    monkeypatch.setattr("sys.argv", ["x", *map(str, files), "--baseline", baseline])
+    differences.main()
+
+
+def test_rows_differ_by_pairs_of_seeds_and_a_t_interval(tmp_path, monkeypatch, capsys):
+    base = {("old", "0"): 10.0, ("old", "1"): 20.0, ("old", "2"): 15.0}
+    clear = {("clear", "0"): 9.0, ("clear", "1"): 18.9, ("clear", "2"): 14.1}
+    vague = {("vague", "0"): 9.0, ("vague", "1"): 20.5, ("vague", "2"): 14.0}
+    once = {("once", "1"): 21.0, ("once", "2"): ""}
+    files = [table_file(tmp_path, f"{n}.csv", v) for n, v in enumerate((base, clear, vague | once))]
+    differences_of(monkeypatch, files, "old")
+    # by hand: -1, -1.1, -0.9 are 0.1 apart, and 4.3027 is Student's t of two degrees of freedom
+    assert capsys.readouterr().out.splitlines() == [
+        "clear, AR: -1, -1.1, -0.9: mean -1 ± 0.25, lower",
+        "vague, AR: -1, +0.5, -1: mean -0.5 ± 2.2, not told apart",
+        "once, AR: +1 (1 of 3 seeds: no verdict)",
+    ]
+
+
+def test_two_tries_of_a_seed_are_not_mixed_up(tmp_path, monkeypatch):
+    files = [table_file(tmp_path, f"{n}.csv", {("old", "0"): 10.0 + n}) for n in range(2)]
+    with pytest.raises(SystemExit, match="expected one AR of old for seed 0, found 11 beside 10"):
+        differences_of(monkeypatch, files, "old")
+    with pytest.raises(SystemExit, match="expected one of old; found 'new'"):
+        differences_of(monkeypatch, files[:1], "new")

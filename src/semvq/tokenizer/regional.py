@@ -55,8 +55,8 @@ def from_blocks(x: Tensor, size: int, height: int, width: int) -> Tensor:
 # CUDA's attention kernels take at most 65,535 sequences per call; at 256 px a batch of 64 has more.
 _MAX_SEQUENCES = 32_768
 
-# Not cuDNN's, whose backward pass is known to give NaN at some lengths, and is suspected of it at
-# these (EXPERIMENTS.md, 2026-11-27, the miniature's fifth try).
+# Not cuDNN's, whose backward pass gives NaN at 64 positions where a row's scores are far below zero
+# (`python -m bench.attention_gradients`; EXPERIMENTS.md, 2026-11-27, the miniature's sixth try).
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
