@@ -1,17 +1,21 @@
 """How a table's rows differ from one of them, seed by seed:
 
 `python -m scripts.differences results/mini/table1-seed*.csv --baseline baselineVQ`, of files that
-`semvq table --csv` wrote. Behind a ± stands half of the 95 % interval of the mean difference
-(Student's t over the seeds), which has to leave 0 out for a difference to be told apart from what
-another seed changes. It needs scipy, which the tests bring.
+`semvq table --csv` wrote, or `… results/mini/figures-seed*.json --baseline mini64_low` of those of
+`scripts.cheap_figures`, one a seed. Behind a ± stands half of the 95 % interval of the mean
+difference (Student's t over the seeds), which has to leave 0 out for a difference to be told apart
+from what another seed changes. It needs scipy, which the tests bring.
 """
 
 import csv
+import json
 import statistics
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
 from scipy.stats import t
 
@@ -19,21 +23,53 @@ FEWEST = 3  # seeds; of two the interval is 13 times as wide as their spread
 Numbers = dict[tuple[str, str], dict[str, float]]  # (row, column): seed's value
 
 
+class Number(NamedTuple):
+    """One value, and of what."""
+
+    row: str
+    column: str
+    seed: str
+    value: float
+    photos: str  # scale and data set
+    commit: str
+
+
+def of_table(file: Path) -> Iterator[Number]:
+    """Of a file of `semvq table --csv`."""
+    with file.open(newline="") as lines:
+        for record in csv.DictReader(lines):
+            own = (record[k] for k in ("row", "column", "seed"))
+            photos = f"{record['scale']}, {record['dataset']}"
+            yield Number(*own, float(record["value"] or "nan"), photos, record["commit"])
+
+
+def of_figures(file: Path) -> Iterator[Number]:
+    """Of a file of `scripts.cheap_figures`, whose name ends with its seed."""
+    record, seed = json.loads(file.read_text()), file.stem.rpartition("seed")[2]
+    for row, figures in record["figures"].items():
+        for column, figure in figures.items():
+            yield Number(row, column, seed, float(figure["value"]), "", "")
+
+
 def numbers(files: Iterable[Path]) -> Numbers:
-    """ValueError where the files have two values of a row, column and seed."""
+    """ValueError for what is not to be compared: other photos, two tries of a seed."""
     found: Numbers = {}
+    known: dict[str, str] = {}
     for file in files:
-        with file.open(newline="") as text:
-            for record in csv.DictReader(text):
-                if not record["value"]:
-                    continue
-                row, column, seed = record["row"], record["column"], record["seed"]
-                seeds, value = found.setdefault((row, column), {}), float(record["value"])
-                if seeds.setdefault(seed, value) != value:
+        for one in of_figures(file) if file.suffix == ".json" else of_table(file):
+            if not isfinite(one.value):
+                continue
+            facts = {
+                "scale and data set": one.photos,
+                f"commit of seed {one.seed}": one.commit,
+                f"{one.column} of {one.row} for seed {one.seed}": f"{one.value:g}",
+            }
+            for name, fact in facts.items():
+                if known.setdefault(name, fact) != fact:
                     raise ValueError(
-                        f"{file}: expected one {column} of {row} for seed {seed}, found "
-                        f"{value:g} beside {seeds[seed]:g}; give the files of one try"
+                        f"{file}: expected one {name} in all files, found {fact} and {known[name]}"
                     )
+            found.setdefault((one.row, one.column), {})[one.seed] = one.value
     return found
 
 
@@ -53,18 +89,19 @@ def verdict(mean: float, half: float) -> str:
 def differences(found: Numbers, baseline: str) -> list[str]:
     """A line for each row and column that has seeds in common with the baseline's."""
     lines = []
-    for (row, column), seeds in found.items():
+    for (row, column), values in found.items():
         base = found.get((baseline, column), {})
-        pairs = [(seeds[seed], base[seed]) for seed in seeds if seed in base]
-        if row == baseline or not pairs:
+        seeds = [seed for seed in values if seed in base]
+        if row == baseline or not seeds:
             continue
-        apart = [one - other for one, other in pairs]
-        text = f"{row}, {column}: " + ", ".join(f"{x:+.3g}" for x in apart)
+        apart = [values[seed] - base[seed] for seed in seeds]
+        text = f"{row}, {column}, seeds {' '.join(seeds)}: "
+        text += ", ".join(f"{x:+.3g}" for x in apart)
         if len(apart) < FEWEST:
-            lines.append(f"{text} ({len(apart)} of {FEWEST} seeds: no verdict)")
+            lines.append(f"{text} (no verdict with fewer than {FEWEST} seeds)")
         else:
             mean, half = interval(apart)
-            lines.append(f"{text}: mean {mean:+.3g} ± {half:.2g}, {verdict(mean, half)}")
+            lines.append(f"{text}; mean {mean:+.3g} ± {half:.3g}, {verdict(mean, half)}")
     return lines
 
 
@@ -76,8 +113,10 @@ def main() -> None:
     options = p.parse_args()
     try:
         found = numbers(options.files)
-    except (OSError, KeyError, ValueError) as error:
-        sys.exit(f"{error if not isinstance(error, KeyError) else f'no column {error}'}")
+    except KeyError as error:
+        sys.exit(f"expected files of semvq table --csv or of scripts.cheap_figures, no {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     rows = list(dict.fromkeys(row for row, _ in found))
     if options.baseline not in rows:
         sys.exit(f"--baseline: expected one of {', '.join(rows)}; found '{options.baseline}'")

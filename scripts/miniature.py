@@ -4,7 +4,8 @@
 
 Each job is a command of `semvq`. Two calls may share a folder, say on GPUs that become free later:
 a job belongs to whoever claims it first. Small networks leave a GPU waiting for its next kernel,
-hence `--at-once`. After a stop remove OUT/jobs and call again: what is done is not done twice.
+hence `--at-once`; the machine's cores are shared out among the jobs of one call. After a stop
+remove OUT/jobs and call again: what is done is not done twice.
 """
 
 import os
@@ -185,14 +186,15 @@ def _unpack(photos: Path, folder: Path) -> None:
     if folder.exists():
         return
     part = Path(mkdtemp(dir=folder.parent))
-    with tarfile.open(photos) as file:
-        file.extractall(part, filter="data")
     try:
+        with tarfile.open(photos) as file:
+            file.extractall(part, filter="data")
         part.rename(folder)
-    except OSError:  # the other call was quicker
-        shutil.rmtree(part)
-        if not folder.is_dir():
+    except OSError:
+        if not folder.is_dir():  # else the other call was quicker
             raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def main() -> None:

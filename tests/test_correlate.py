@@ -49,6 +49,13 @@ def test_what_goes_along_with_fid_agrees_whichever_way_is_better(tmp_path):
     assert agreements(found, "NAR FID") == []
 
 
+def test_the_interval_does_not_depend_on_the_order_of_tokenizers():
+    rng = np.random.default_rng(2)
+    x, y = rng.integers(0, 5, 12), rng.normal(size=12)
+    order = rng.permutation(12)
+    assert bootstrap(x[order], y[order]) == bootstrap(x, y)
+
+
 @pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says():
     rng, covered, widths = np.random.default_rng(1), 0, []

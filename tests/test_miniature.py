@@ -4,7 +4,9 @@ import base64
 import csv
 import io
 import json
+import tarfile
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from math import log
 from pathlib import Path
 
@@ -160,13 +162,35 @@ def test_correlate_reads_what_tables_measured(tmp_path, monkeypatch):
         cheap_figures.main()
 
 
-def table_file(folder: Path, name: str, values: dict[tuple[str, str], float | str]) -> Path:
+def test_two_calls_unpack_the_held_out_photos_once(tmp_path):
+    with tarfile.open(tmp_path / "val.tar", "w") as file:
+        for number in range(300):
+            file.addfile(tarfile.TarInfo(f"cat/{number}.png"))
+    with ThreadPoolExecutor(4) as pool:
+        list(
+            pool.map(lambda _: miniature._unpack(tmp_path / "val.tar", tmp_path / "out"), range(4))
+        )
+    assert len(list((tmp_path / "out" / "cat").iterdir())) == 300
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "val.tar"]
+
+
+def test_a_broken_tar_of_held_out_photos_leaves_nothing(tmp_path):
+    (tmp_path / "val.tar").write_bytes(b"no tar")
+    with pytest.raises(tarfile.ReadError):
+        miniature._unpack(tmp_path / "val.tar", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["val.tar"]
+
+
+def table_file(
+    folder: Path, name: str, values: dict[tuple[str, str], float | str], commit: str = "a"
+) -> Path:
     file = folder / name
+    facts = {"column": "AR", "scale": "tiny", "dataset": "tiny48", "commit": commit}
     with file.open("w", newline="") as text:
-        writer = csv.DictWriter(text, ["row", "column", "seed", "value"])
+        writer = csv.DictWriter(text, ["row", "seed", "value", *facts])
         writer.writeheader()
         for (row, seed), value in values.items():
-            writer.writerow({"row": row, "column": "AR", "seed": seed, "value": value})
+            writer.writerow({"row": row, "seed": seed, "value": value, **facts})
     return file
 
 
@@ -178,21 +202,39 @@ def differences_of(monkeypatch, files: list[Path], baseline: str) -> None:
 def test_rows_differ_by_pairs_of_seeds_and_a_t_interval(tmp_path, monkeypatch, capsys):
     base = {("old", "0"): 10.0, ("old", "1"): 20.0, ("old", "2"): 15.0}
     clear = {("clear", "0"): 9.0, ("clear", "1"): 18.9, ("clear", "2"): 14.1}
+    worse = {("worse", "0"): 11.0, ("worse", "1"): 21.1, ("worse", "2"): 15.9}
     vague = {("vague", "0"): 9.0, ("vague", "1"): 20.5, ("vague", "2"): 14.0}
     once = {("once", "1"): 21.0, ("once", "2"): ""}
-    files = [table_file(tmp_path, f"{n}.csv", v) for n, v in enumerate((base, clear, vague | once))]
+    parts = (base, clear | worse, vague | once)
+    files = [table_file(tmp_path, f"{n}.csv", part) for n, part in enumerate(parts)]
     differences_of(monkeypatch, files, "old")
     # by hand: -1, -1.1, -0.9 are 0.1 apart, and 4.3027 is Student's t of two degrees of freedom
     assert capsys.readouterr().out.splitlines() == [
-        "clear, AR: -1, -1.1, -0.9: mean -1 ± 0.25, lower",
-        "vague, AR: -1, +0.5, -1: mean -0.5 ± 2.2, not told apart",
-        "once, AR: +1 (1 of 3 seeds: no verdict)",
+        "clear, AR, seeds 0 1 2: -1, -1.1, -0.9; mean -1 ± 0.248, lower",
+        "worse, AR, seeds 0 1 2: +1, +1.1, +0.9; mean +1 ± 0.248, higher",
+        "vague, AR, seeds 0 1 2: -1, +0.5, -1; mean -0.5 ± 2.15, not told apart",
+        "once, AR, seeds 1: +1 (no verdict with fewer than 3 seeds)",
     ]
+
+
+def test_cheap_figures_differ_too(tmp_path, monkeypatch, capsys):
+    for seed in range(3):
+        figures = {name: {"PSNR": {"value": 20 + seed + n}} for n, name in enumerate("ab")}
+        (tmp_path / f"figures-seed{seed}.json").write_text(json.dumps({"figures": figures}))
+    differences_of(monkeypatch, sorted(tmp_path.iterdir()), "a")
+    out = capsys.readouterr().out
+    assert out == "b, PSNR, seeds 0 1 2: +1, +1, +1; mean +1 ± 0, higher\n"
 
 
 def test_two_tries_of_a_seed_are_not_mixed_up(tmp_path, monkeypatch):
     files = [table_file(tmp_path, f"{n}.csv", {("old", "0"): 10.0 + n}) for n in range(2)]
-    with pytest.raises(SystemExit, match="expected one AR of old for seed 0, found 11 beside 10"):
+    with pytest.raises(SystemExit, match="expected one AR of old for seed 0 in all files, found 1"):
         differences_of(monkeypatch, files, "old")
     with pytest.raises(SystemExit, match="expected one of old; found 'new'"):
         differences_of(monkeypatch, files[:1], "new")
+    other = table_file(tmp_path, "other.csv", {("new", "0"): 10.0}, commit="b")
+    with pytest.raises(SystemExit, match="expected one commit of seed 0 in all files, found b and"):
+        differences_of(monkeypatch, [files[0], other], "old")
+    other.write_text("row,column\nold,AR\n")
+    with pytest.raises(SystemExit, match="expected files of semvq table --csv"):
+        differences_of(monkeypatch, [other], "old")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semvq.kernels.finite_attention import finite_kernels
 from semvq.kernels.sampling import add_norm
 
 MLP_RATIO = 4
@@ -46,13 +47,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) to the same."""
         queries, keys, values = self._heads(x)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal,
-        )
+        with finite_kernels(x.shape[1]):
+            mixed = F.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                dropout_p=self.dropout if self.training else 0.0,
+                is_causal=self.causal,
+            )
         return self._joined(mixed)
 
     def step(self, x: Tensor, cache: KVCache, layer: int) -> Tensor:

@@ -19,8 +19,9 @@ they lie, for 4 less; but then the rows of a head, of 64 bytes each, lie 48 KB a
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 
+from semvq.kernels.finite_attention import FINITE
 from semvq.kernels.layout import memory_format
 from semvq.tokenizer.norm_silu import Norm
 
@@ -55,10 +56,6 @@ def from_blocks(x: Tensor, size: int, height: int, width: int) -> Tensor:
 # CUDA's attention kernels take at most 65,535 sequences per call; at 256 px a batch of 64 has more.
 _MAX_SEQUENCES = 32_768
 
-# Not cuDNN's, whose backward pass gives NaN at 64 positions where a row's scores are far below zero
-# (`python -m bench.attention_gradients`; EXPERIMENTS.md, 2026-11-27, the miniature's sixth try).
-_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (sequences, length, heads, width) tensors, of any strides, to that shape.
@@ -66,7 +63,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     SDPA writes its result in this order of memory, so neither the views nor the result are copied.
     """
     parts = zip(*(t.transpose(1, 2).split(_MAX_SEQUENCES) for t in (q, k, v)))
-    with sdpa_kernel(_KERNELS):
+    with sdpa_kernel(FINITE):  # at all lengths: not every one of them has been tried with cuDNN
         mixed = [F.scaled_dot_product_attention(*part).transpose(1, 2) for part in parts]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
