@@ -40,7 +40,7 @@ from semvq.sample_commands import edit as edit
 from semvq.sample_commands import sample as sample
 from semvq.serve.command import serve as serve
 from semvq.table_command import table as table
-from semvq.training.distributed import start_engine
+from semvq.training.distributed import join
 from semvq.training.generator_task import encode_images
 from semvq.training.journal import say_progress
 from semvq.training.lock import make_folder
@@ -88,14 +88,14 @@ def _recipe(name: str, options: Namespace) -> Recipe:
 def encode(options: Namespace) -> None:
     """`semvq encode`: write `OUT/train` and `OUT/val`."""
     import_code(options)
-    fabric, world = start_engine(resolve_device(options.device))
-    tokenizer = open_tokenizer(options.run, fabric.device)
+    device, world = join(resolve_device(options.device))
+    tokenizer = open_tokenizer(options.run, device)
     config = DataConfig(
         resolution=tokenizer.config.resolution, min_crop=0.8, random_position=True, flip=True
     )
     images = open_train_val(options.data, options.val, config)
     lock = options.out.with_name(f".{options.out.name}-lock")  # gone before the cache is used
-    with one_job(lock, world, fabric.device):
+    with one_job(lock, world, device):
         encode_images(tokenizer, images, options.out, config, options.views, say_progress, world)
     if world.is_writer:
         _say_left_out(options.out)

@@ -38,7 +38,7 @@ from semvq.files import CONFIG, WEIGHTS, family_of, read_json, sha256_of, write_
 from semvq.generators.base import Generator
 from semvq.runs import open_generator, open_tokenizer
 from semvq.tokenizer.model import Tokenizer
-from semvq.training.distributed import World, start_engine
+from semvq.training.distributed import World, join
 from semvq.training.journal import say_progress
 from semvq.training.runs import resolve_device
 
@@ -63,10 +63,10 @@ def measure(options: Namespace) -> dict[str, Any] | None:
     import_code(options)
     at_least_one(num=options.num, batch_size=options.batch_size)
     _check_options(options)
-    fabric, world = start_engine(resolve_device(options.device))
+    device, world = join(resolve_device(options.device))
     net = None
     if options.protocol != "likelihood":  # which takes no features
-        net = load_network(options.network, fabric.device, options.weights)
+        net = load_network(options.network, device, options.weights)
     setting = Setting(net, world, options.batch_size, options.fast, say_progress)
     protocols = {
         "reconstruction": _reconstruction,
@@ -74,7 +74,7 @@ def measure(options: Namespace) -> dict[str, Any] | None:
         "likelihood": _likelihood,
         "probe": _probe,
     }
-    figures, facts = protocols[options.protocol](options, setting, fabric.device)
+    figures, facts = protocols[options.protocol](options, setting, device)
     if not world.is_writer:
         return None
     if options.fast and net:
@@ -85,7 +85,7 @@ def measure(options: Namespace) -> dict[str, Any] | None:
         "protocol": options.protocol,
         "run": str(options.run),
         "figures": figures,
-        "facts": facts | {"fast": options.fast} | versions(fabric.device),
+        "facts": facts | {"fast": options.fast} | versions(device),
         "warnings": _warnings(figures, options.protocol, setting),
     }
 

@@ -46,12 +46,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) to the same."""
-        queries, keys, values = self._heads(x)
-        dropout = self.dropout if self.training else 0.0
+        q, k, v = self._heads(x)
+        rate = self.dropout if self.training else 0.0
         with finite_kernels(x.shape[1]):
-            mixed = F.scaled_dot_product_attention(
-                queries, keys, values, dropout_p=dropout, is_causal=self.causal
-            )
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=self.causal)
         return self._joined(mixed)
 
     def step(self, x: Tensor, cache: KVCache, layer: int) -> Tensor:

@@ -9,25 +9,18 @@ import atexit
 import logging
 from collections.abc import Iterable
 from signal import SIGTERM
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import (
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from torch import Tensor
 
 from semvq.launch import find_launch
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 # named here, or Fabric takes a batch script on a cluster for one of several processes
-_ENVIRONMENTS: dict[str, Any] = {
-    "nobody": LightningEnvironment,
-    "torchrun": TorchElasticEnvironment,
-    "srun": SLURMEnvironment,
-}
+_ENVIRONMENTS = {"nobody": "Lightning", "torchrun": "TorchElastic", "srun": "SLURM"}
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -123,8 +116,18 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradients[0])
 
 
-def start_engine(device: torch.device, precision: str = "fp32") -> tuple[Fabric, World]:
+def join(device: torch.device) -> tuple[torch.device, World]:
+    """This process's device and those started with it, for a command that trains nothing."""
+    if find_launch().world_size == 1:
+        return device, World()
+    fabric, world = start_engine(device)
+    return fabric.device, world
+
+
+def start_engine(device: torch.device, precision: str = "fp32") -> "tuple[Fabric, World]":
     """Join the processes that were started with this one, if any were; once per program."""
+    from lightning_fabric import Fabric, plugins  # as slow to import as all else together
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no banner
     by, _, count, local = find_launch()
     fabric = Fabric(
@@ -133,7 +136,7 @@ def start_engine(device: torch.device, precision: str = "fp32") -> tuple[Fabric,
         num_nodes=count // local,
         strategy="ddp" if count > 1 else "auto",
         precision=PRECISIONS[precision],
-        plugins=_ENVIRONMENTS[by](),
+        plugins=getattr(plugins.environments, f"{_ENVIRONMENTS[by]}Environment")(),
     )
     fabric.launch()
     if count > 1 and device.type == "cpu":  # Fabric does so for GPUs; gloo's threads may abort

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from semvq.config import Config, check_duration, duration_in_images
@@ -24,6 +23,9 @@ from semvq.training.journal import Journal, SilentJournal
 from semvq.training.optim import learning_rate
 from semvq.training.state import TrainingState, seed_step
 from semvq.training.task import Logs, Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class NonFiniteError(ValueError):
 
 
 def train(
-    fabric: Fabric,
+    fabric: "Fabric",
     world: World,
     task: Task,
     config: LoopConfig,
@@ -227,7 +229,7 @@ def _check_parts(config: LoopConfig, world: World) -> None:
 
 
 def _batches(
-    task: Task, start: int, config: LoopConfig, fabric: Fabric, world: World, num_workers: int
+    task: Task, start: int, config: LoopConfig, fabric: "Fabric", world: World, num_workers: int
 ) -> Iterator[dict[str, Any]]:
     """This process's micro-batches on the device, from stream position `start` on."""
     size = config.batch_size // (config.accumulate * world.count)
@@ -237,7 +239,7 @@ def _batches(
 
 
 def _report(
-    task: Task, state: TrainingState, means: Means, journal: Journal, folder: Path, fabric: Fabric
+    task: Task, state: TrainingState, means: Means, journal: Journal, folder: Path, fabric: "Fabric"
 ) -> None:
     """Held-out figures and a picture, with the averaged weights."""
     with _averaged(state, means), torch.no_grad(), fabric.autocast(), eager():
