@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from semvq import cli
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["semvq.commands", "semvq.sample_commands", "semvq.recipes"])
+MODULES = ["semvq.commands", "semvq.sample_commands", "semvq.recipes", "lightning_fabric"]
+CONTEXT.set_forkserver_preload(MODULES)
 
 
 class Done(NamedTuple):

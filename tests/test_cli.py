@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,18 @@ def test_help_needs_no_torch_and_is_quick():
         result = run(command, "--help")
         assert time.monotonic() - began < 2.0
         assert result.returncode == 0 and result.stdout.startswith(f"usage: semvq {command}")
+
+
+def test_commands_that_train_nothing_do_without_fabric():
+    """It would take them five seconds more to start."""
+    code = (
+        "import sys\nfrom semvq import commands, evaluate_command, sample_commands, table_command\n"
+        "from semvq.training.distributed import join\nimport torch\n"
+        "device, world = join(torch.device('cpu'))\nassert world.count == 1 and world.is_writer\n"
+        "assert not {'lightning_fabric', 'torch._dynamo', 'matplotlib'} & set(sys.modules)"
+    )
+    alone = {k: v for k, v in os.environ.items() if "WORLD_SIZE" not in k and "SLURM" not in k}
+    subprocess.run([sys.executable, "-c", code], check=True, env=alone)
 
 
 def test_importing_the_package_is_cheap_beyond_torch():
