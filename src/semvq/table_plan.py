@@ -41,7 +41,7 @@ def print_plan(options: Namespace, chosen: list[Cell]) -> None:
     """Every cell with its recipe, every recipe with its size and cost, and what all cost."""
     behind = needed(chosen)
     made = [recipe for recipe in behind if is_of(recipe.name, chosen)]
-    print(f"describing {len(made)} recipes, a second or more each", file=sys.stderr)
+    print(f"describing {len(made)} recipes, a second or more for each network", file=sys.stderr)
     facts = {r.name: describe(r, PLANNED_ON[options.scale]) for r in made}
     hours = [f["hours"] for f in facts.values() if not isinstance(f["hours"], str)]
     if options.json:

@@ -6,6 +6,7 @@ What share of a device's peak training reaches, and what memory it takes: `estim
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -140,11 +141,13 @@ def count_outputs(module: nn.Module, *inputs: Any) -> int:
     return sum(found)
 
 
+@cache
 def _vgg_flop(size: int, layers: tuple[str, ...]) -> int:
     with torch.device("meta"):
         return count_flop(VGG16Features(_vgg_weights()), torch.empty(1, 3, size, size), layers)
 
 
+@cache
 def _classifier_flop(name: str, size: int) -> float:
     if name in _CLASSIFIER_MACS:
         return 2 * _CLASSIFIER_MACS[name] * (size / 224) ** 2

@@ -1,11 +1,14 @@
 """What a recipe will make and cost, found by building it without memory (meta device)."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from semvq.config import duration_in_images
+from semvq.generators.base import GeneratorConfig
+from semvq.losses.discriminators import DiscriminatorConfig
 from semvq.recipes import find_recipe
 from semvq.recipes.cost import (
     DEVICES,
@@ -17,6 +20,7 @@ from semvq.recipes.cost import (
     training_images,
 )
 from semvq.recipes.estimate import memory_facts, network_facts, time_facts
+from semvq.tokenizer.model import TokenizerConfig
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.journal import in_words
 from semvq.training.recipe import Recipe
@@ -190,21 +194,36 @@ def _gradient_bytes(module: nn.Module) -> int:
 
 
 def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
+    discriminator = task.adversarial and task.adversarial.discriminator
+    facts = _networks(task.tokenizer, discriminator, task.freeze_code_space)
+    return facts | {
+        "perceptual_gflop_per_image": _giga(
+            perceptual_flop(task.perceptual, task.tokenizer.resolution)
+        ),
+        "state_bytes": facts["state_bytes"] + 4 * perceptual_parameters(task.perceptual),
+    }
+
+
+@cache  # a table's recipes have few networks, and each takes a second
+def _networks(
+    config: TokenizerConfig, discriminator: DiscriminatorConfig | None, frozen: bool
+) -> dict[str, Any]:
+    """Facts of a tokenizer with its discriminator; `frozen`, its encoder and codes do not train."""
     with torch.device("meta"):
-        model = task.tokenizer.build()
-        side = task.tokenizer.resolution
+        model = config.build()
+        side = config.resolution
         images = torch.empty(1, 3, side, side)
-        rows = columns = side // task.tokenizer.factor  # not the grid's, of several codes per place
+        rows = columns = side // config.factor  # not the grid's, of several codes per place
         latents = torch.empty(1, model.quantizer.code_dim, rows, columns)
-        gan = task.adversarial and task.adversarial.discriminator.build(side)
+        gan = discriminator and discriminator.build(side)
     outputs = count_outputs(model.decoder, latents)
-    if task.freeze_code_space:
+    if frozen:
         model.freeze_code_space()
     else:
         outputs += count_outputs(model.encoder, images)
-    state = _state_bytes(model) + 4 * perceptual_parameters(task.perceptual)
+    state = _state_bytes(model)
     encode, decode = count_flop(model.encoder, images), count_flop(model.decoder, latents)
-    trained = decode * BACKWARD + encode * (1 if task.freeze_code_space else BACKWARD)
+    trained = decode * BACKWARD + encode * (1 if frozen else BACKWARD)
     trained += count_flop(gan, images) * DISCRIMINATOR if gan else 0
     parts = {"encoder": model.encoder, "codebook": model.quantizer, "decoder": model.decoder}
     counts = {name: count_parameters(part) for name, part in parts.items()}
@@ -221,7 +240,6 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
         "encode_gflop_per_image": _giga(encode),
         "decode_gflop_per_image": _giga(decode),
         "training_gflop_per_image": _giga(trained),
-        "perceptual_gflop_per_image": _giga(perceptual_flop(task.perceptual, side)),
         "state_bytes": state,
         "gradient_bytes": _gradient_bytes(model) + (_gradient_bytes(gan) if gan else 0),
         "layer_outputs_per_image": outputs,
@@ -229,7 +247,12 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
 
 
 def _generator(task: GeneratorTaskConfig) -> dict[str, Any]:
-    config = task.generator
+    note = f"without encoding {task.num_views} views of every image once"
+    return _transformer(task.generator) | {"training_note": note}
+
+
+@cache
+def _transformer(config: GeneratorConfig) -> dict[str, Any]:
     with torch.device("meta"):
         model = config.build().eval()
         codes = torch.zeros(1, config.grid_height * config.grid_width, dtype=torch.int64)
@@ -240,7 +263,6 @@ def _generator(task: GeneratorTaskConfig) -> dict[str, Any]:
         "grid": f"{config.grid_height} x {config.grid_width} codes of {config.num_codes}",
         "classes": config.num_classes or "none (unconditional)",
         "training_gflop_per_image": _giga(BACKWARD * forward),
-        "training_note": f"without encoding {task.num_views} views of every image once",
         "state_bytes": _state_bytes(model),
         "gradient_bytes": _gradient_bytes(model),
         "layer_outputs_per_image": count_outputs(model, codes, classes),
