@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from semvq.data import order
 from semvq.data.images import DataConfig, ImageSet, TrainImages, open_train_val, stream
 from semvq.training.runs import train_recipe
-from tests.toy import photos, toy_phase1
+from tests.toy import photos, toy_autoencoder
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def test_a_training_goes_to_its_end_and_names_each_once(folder, tmp_path, monkey
 
     monkeypatch.setattr("semvq.training.tokenizer_task.open_train_val", open_and_delete)
     num = 2 * (NUM_GOOD + len(BAD)) // BATCH + 1
-    recipe = toy_phase1(duration=f"{num} steps", batch_size=BATCH)
+    recipe = toy_autoencoder(duration=f"{num} steps", batch_size=BATCH)
     val = photos(tmp_path / "val", per_class=2)
     assert train_recipe(recipe, tmp_path / "run", data=folder, val=val, device="cpu") is None
     assert (tmp_path / "run" / "finished").exists()

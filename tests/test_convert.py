@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 import semvq
 from semvq import convert_command
 from semvq.cli import main
+from semvq.evaluation import features
 from semvq.interop import opening
 from semvq.tokenizer.files import load_tokenizer, save_tokenizer, tokenizer_extra
+from tests.evaluation_toy import toy_network
 from tests.foreign import Diffusers, LlamaGen, MaskGIT, Oracle, Taming
 from tests.toy import photos, toy_phase1
 
@@ -284,6 +286,7 @@ def test_a_converted_run_reconstructs_and_encodes(make, tmp_path, capsys):
 @pytest.mark.slow
 def test_converted_runs_are_judged_like_any_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(features.NETWORKS, "inception", toy_network())
     photos(tmp_path / "PHOTOS", per_class=3)
     for name, oracle in (("a", narrow(LlamaGen)()), ("b", Diffusers())):
         assert convert(oracle, write(oracle, tmp_path / f"file-{name}"), tmp_path / name) == 0
@@ -293,7 +296,7 @@ def test_converted_runs_are_judged_like_any_other(tmp_path, monkeypatch, capsys)
         "compare a ours b --data PHOTOS --photos 2 --out page.html --json page.json",
     ):
         with pytest.raises(SystemExit) as stop:
-            main([*command.split(), "--network", "mobilenet-v2", "--device", "cpu"])
+            main([*command.split(), "--device", "cpu"])
         assert stop.value.code == 0, capsys.readouterr().err
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert figures["num_images"] == 9 and figures["psnr"] > 0

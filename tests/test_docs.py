@@ -17,8 +17,9 @@ import torch
 
 from semvq.cli import main, parser
 from semvq.config import with_overrides
-from semvq.evaluation import intervals, side_by_side
+from semvq.evaluation import features, intervals, side_by_side
 from semvq.recipes import find_recipe
+from tests.evaluation_toy import toy_network
 from tests.toy import photos
 
 ROOT = Path(__file__).parent.parent
@@ -185,6 +186,7 @@ def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsy
     photos(tmp_path / "HELD_OUT", per_class=4, seed=1)
     monkeypatch.setattr(side_by_side, "SMALL_IMAGES", 32)
     monkeypatch.setattr(intervals, "NUM_SLOW_DRAWS", 3)  # each is a decomposition of seconds
+    monkeypatch.setitem(features.NETWORKS, "inception", toy_network())
     for name in ("a.jpg", "b.jpg"):
         shutil.copy(tmp_path / "PHOTOS" / "red" / "0.png", tmp_path / name)
     commands = readme_commands() + [
@@ -200,7 +202,6 @@ def test_readme_commands_and_the_python_example_run(tmp_path, monkeypatch, capsy
             arguments += [part for s in [*SHORT, *narrow(arguments[1])] for part in ("--set", s)]
         if arguments[0] in ("evaluate", "compare"):
             arguments = [a.replace("1000", "24") for a in arguments]
-            arguments += ["--network", "mobilenet-v2"]
             arguments += ["--num", "24"] * (arguments[0] == "compare")  # not the default of 1000
         ends = ctrl_c_once_it_answers if arguments[0] == "serve" else nullcontext
         with ends(arguments), pytest.raises(SystemExit) as stop:
