@@ -35,7 +35,7 @@ from tests.evaluation_toy import WIDTH, noisy, toy_network
 from tests.toy import DATA, photos, toy_generator, toy_phase1, toy_phase2
 
 CPU = torch.device("cpu")
-NETWORK = "--network mobilenet-v2 --num 70 --photos 3"
+NETWORK = "--network mobilenet-v2 --num 24 --photos 3"
 
 
 @pytest.fixture(scope="module")
