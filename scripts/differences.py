@@ -1,10 +1,10 @@
 """How a table's rows differ from one of them, seed by seed:
 
-`python -m scripts.differences results/mini/table1-seed*.csv --baseline baselineVQ`, of files that
-`semvq table --csv` wrote, or `… results/mini/figures-seed*.json --baseline mini64_low` of those of
+`python -m scripts.differences results/mini/table1-seed?.csv --baseline baselineVQ`, of files that
+`semvq table --csv` wrote, or `… results/mini/figures-seed?.json --baseline mini64_low` of those of
 `scripts.cheap_figures`, one a seed. Behind a ± stands half of the 95 % interval of the mean
 difference (Student's t over the seeds), which has to leave 0 out for a difference to be told apart
-from what another seed changes. It needs scipy, which the tests bring.
+from what another seed changes.
 """
 
 import csv
@@ -17,9 +17,9 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy.stats import t
-
 FEWEST = 3  # seeds; of two the interval is 13 times as wide as their spread
+# where Student's t has 97.5 % of its mass below, by seeds less one
+T = {2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 6: 2.4469, 7: 2.3646, 8: 2.3060, 9: 2.2622}
 Numbers = dict[tuple[str, str], dict[str, float]]  # (row, column): seed's value
 
 
@@ -67,16 +67,17 @@ def numbers(files: Iterable[Path]) -> Numbers:
             for name, fact in facts.items():
                 if known.setdefault(name, fact) != fact:
                     raise ValueError(
-                        f"{file}: expected one {name} in all files, found {fact} and {known[name]}"
+                        f"{file}: expected one {name} in all files, found {fact} and "
+                        f"{known[name]}; give the files of one try, as with table6-seed?.csv"
                     )
             found.setdefault((one.row, one.column), {})[one.seed] = one.value
     return found
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval."""
+    """Mean, and half of its 95 % interval; of three to ten."""
     spread = statistics.stdev(differences) / len(differences) ** 0.5
-    return statistics.mean(differences), float(t.ppf(0.975, len(differences) - 1)) * spread
+    return statistics.mean(differences), T[len(differences) - 1] * spread
 
 
 def verdict(mean: float, half: float) -> str:

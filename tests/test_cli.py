@@ -49,6 +49,13 @@ def test_help_needs_no_torch_and_is_quick():
         assert result.returncode == 0 and result.stdout.startswith(f"usage: semvq {command}")
 
 
+def test_a_reader_that_leaves_ends_it_without_a_word():
+    command = [sys.executable, "-m", "semvq", "recipes"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141
+
+
 def test_commands_that_train_nothing_do_without_fabric():
     """It would take them five seconds more to start."""
     code = (

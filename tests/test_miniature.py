@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy.stats import t
 from scripts import cheap_figures, differences, miniature, prediction_picture, reproduction_plots
 
 from semvq import table_command
@@ -215,6 +216,12 @@ def test_rows_differ_by_pairs_of_seeds_and_a_t_interval(tmp_path, monkeypatch, c
         "vague, AR, seeds 0 1 2: -1, +0.5, -1; mean -0.5 ± 2.15, not told apart",
         "once, AR, seeds 1: +1 (no verdict with fewer than 3 seeds)",
     ]
+
+
+def test_student_s_t_is_scipys():
+    assert set(range(differences.FEWEST - 1, 10)) == set(differences.T)
+    for degrees, bound in differences.T.items():
+        assert bound == pytest.approx(t.ppf(0.975, degrees), abs=1e-4)
 
 
 def test_cheap_figures_differ_too(tmp_path, monkeypatch, capsys):

@@ -62,6 +62,7 @@ def give_weights(run: Path, value: float) -> None:
 def done(monkeypatch) -> StandIns:
     found = StandIns()
     monkeypatch.setattr(table_command, "train_recipe", found.train)
+    monkeypatch.setattr(table_command, "_fetch_weights", lambda *given: None)
     monkeypatch.setattr(table_numbers, "measure", found.measure)
     return found
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from semvq import table_command, table_numbers, table_plan
+from semvq import assets, table_command, table_numbers, table_plan
 from semvq.cli import main
 from semvq.config import Config, differences, from_dict, to_dict
+from semvq.grammar import parser
 from semvq.recipes import RECIPES, find_recipe
 from semvq.recipes.ablations import VARIANTS
 from semvq.recipes.describe import describe
@@ -156,6 +157,50 @@ def test_a_dry_run_names_everything_and_makes_nothing(tmp_path, monkeypatch, cap
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_names_the_weights_and_images_that_are_not_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEMVQ_CACHE", str(tmp_path))
+    words = ("6", "--scale", "paper", "--dry-run", "--json", "--rows", "L_sem")
+    assert run(*words, "--columns", "AR") == 0
+    needs = json.loads(capsys.readouterr().out)["needs"]
+    assert needs == [
+        "Give the images of ablation256 by --data and --val",
+        "Pretrained weights (698 MB), fetched first or by: semvq assets fetch vgg16 vgg16-full "
+        "inception",
+    ]
+    (tmp_path / "vgg16-full.safetensors").touch()
+    assert run(*words, "--columns", "rFID", "--data", "photos", "--network", "mobilenet-v2") == 0
+    needs = json.loads(capsys.readouterr().out)["needs"]
+    assert [line.partition("fetch ")[2] for line in needs] == ["vgg16 lpips-linear mobilenet-v2"]
+
+
+def test_weights_are_fetched_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    """And none for what is trained and measured: the machine may have no network any more."""
+    monkeypatch.setenv("SEMVQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(table_command, "train_recipe", lambda *a, **b: pytest.fail("trained"))
+    asked: list[str] = []
+
+    def no_network(name):
+        asked.append(name)
+        raise assets.AssetError(f"cannot fetch '{name}'")
+
+    monkeypatch.setattr(assets, "fetch", no_network)
+    words = ("6", "--scale", "tiny", "--rows", "L_low", "--columns", "rFID", "--out", str(tmp_path))
+    assert run(*words) == 2
+    assert asked == ["vgg16"] and "cannot fetch 'vgg16'" in capsys.readouterr().err
+    seed0 = tmp_path / "seed0"
+    for name in ("tiny48_autoencoder", "tiny48_low"):
+        (seed0 / name).mkdir(parents=True)
+        (seed0 / name / "finished").touch()
+    options = parser().parse_args(["table", *words])
+    (seed0 / "measured").mkdir()
+    (seed0 / "measured" / "tiny48_low-inception.json").touch()
+    table_command._fetch_weights(options, table_command._chosen(options))
+    assert asked == ["vgg16"]
+    (seed0 / "measured" / "tiny48_low-inception.json").unlink()
+    with pytest.raises(assets.AssetError):
+        table_command._fetch_weights(options, table_command._chosen(options))
+
+
 @pytest.mark.parametrize(
     "words, complaint",
     [
@@ -168,6 +213,7 @@ def test_a_dry_run_names_everything_and_makes_nothing(tmp_path, monkeypatch, cap
         (("6", "--scale", "tiny", "--num", "-5"), "--num: expected at least 2 samples.*found -5"),
         (("6", "--scale", "tiny", "--num", "0"), "--num: expected at least 2 samples.*found 0"),
         (("6", "--scale", "tiny", "--seeds", "0", "1", "0"), "different seeds, found 0 1 0; give"),
+        (("6", "--scale", "tiny", "--seeds", "0", "-1"), "--seeds: expected 0 or more, found -1"),
         (
             ("6", "--scale", "tiny", "--network", "vgg"),
             "expected one of inception, .*found network 'vgg'",

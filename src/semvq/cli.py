@@ -4,6 +4,7 @@ A user's mistake ends with exit code 2. What a command does is imported when it 
 """
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from semvq import commands  # inside: its imports take seconds in which Ctrl-C may come
 
         status = getattr(commands, options.command)(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as for any program that ends of SIGPIPE
     except (ValueError, OSError) as error:
         print(f"semvq{_process()}: error: {_line(error)}", file=sys.stderr)
         sys.exit(2)

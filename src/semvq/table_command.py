@@ -5,6 +5,7 @@ stopped goes on where it was, and tables share what they have in common.
 """
 
 import statistics
+import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from semvq import assets
 from semvq.command_parts import as_csv, is_first_process
 from semvq.data.images import ImageSet
 from semvq.evaluation.features import check_network
@@ -21,12 +23,12 @@ from semvq.evaluation.sources import FileImages
 from semvq.files import write_atomically
 from semvq.photos import fruit
 from semvq.recipes.tables import GENERATED, TITLES, Cell, cells
-from semvq.table_numbers import COLUMNS, measure_cells, record, statistics_file
-from semvq.table_plan import heading, is_of, needed, print_plan
+from semvq.table_numbers import COLUMNS, measure_cells, measured, record, statistics_file
+from semvq.table_plan import heading, is_of, needed, print_plan, weights
 from semvq.training.generator_task import GeneratorTaskConfig
 from semvq.training.lock import make_folder
 from semvq.training.recipe import Recipe
-from semvq.training.runs import find_upstream, read_recipe, train_recipe
+from semvq.training.runs import FINISHED, find_upstream, read_recipe, train_recipe
 
 
 def table(options: Namespace) -> int:
@@ -40,6 +42,8 @@ def table(options: Namespace) -> int:
     _check_found(options, chosen, photos[0])
     if options.csv:
         make_folder(options.csv.parent)
+    if is_first_process():
+        _fetch_weights(options, chosen)
     found: list[dict[str, Any]] = []
     for seed in options.seeds:
         folder = _folder(options, seed)
@@ -80,6 +84,19 @@ def _train(
     return None
 
 
+def _fetch_weights(options: Namespace, chosen: list[Cell]) -> None:
+    """What is left to do looks through: before days of training, not when they are over."""
+    recipes, unmeasured = [], []
+    for seed in options.seeds:
+        folder = _folder(options, seed)
+        of_these = [r for r in needed(chosen) if is_of(r.name, chosen)]
+        recipes += [r for r in of_these if not (folder / r.name / FINISHED).exists()]
+        unmeasured += [cell for cell in chosen if not measured(options, cell, folder).exists()]
+    for file in assets.missing(weights(recipes, unmeasured, options.network)):
+        print(f"fetching {file.filename} ({file.size / 1e6:,.0f} MB)", file=sys.stderr)
+        assets.fetch(file.assets[0])  # which keeps all that the file holds
+
+
 # --- what was asked for, and what is there; a mistake must not come to light after the trainings --
 
 
@@ -90,6 +107,8 @@ def _check_options(options: Namespace) -> None:
             "--num: expected at least 2 samples for a distance between distributions, found "
             f"{options.num}"
         )
+    if min(options.seeds) < 0:
+        raise ValueError(f"--seeds: expected 0 or more, found {min(options.seeds)}")
     if len(set(options.seeds)) < len(options.seeds):
         found = " ".join(map(str, options.seeds))
         raise ValueError(

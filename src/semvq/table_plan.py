@@ -8,10 +8,13 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.table import Table
 
+from semvq import assets
+from semvq.asset_list import ASSETS
 from semvq.recipes import find_recipe
 from semvq.recipes.describe import describe
-from semvq.recipes.tables import TITLES, Cell
+from semvq.recipes.tables import GENERATED, TITLES, Cell
 from semvq.training.recipe import Recipe
+from semvq.training.tokenizer_task import TokenizerTaskConfig
 
 PLANNED_ON = {"tiny": "cpu2", "mini": "h200", "paper": "h200"}
 
@@ -35,6 +38,18 @@ def in_order(names: Iterable[str | None]) -> list[Recipe]:
 def needed(chosen: Iterable[Cell]) -> list[Recipe]:
     """All recipes behind these cells, each after its upstream."""
     return in_order(run for cell in chosen for run in (cell.run, cell.decoder))
+
+
+def weights(recipes: Iterable[Recipe], cells: Iterable[Cell], network: str) -> list[str]:
+    """Pretrained weights that these trainings, and measurements of these cells, look through."""
+    tasks = [recipe.task for recipe in recipes]
+    found = [n for t in tasks if isinstance(t, TokenizerTaskConfig) for n in t.perceptual.assets()]
+    for cell in cells:
+        found.append(network)
+        if cell.metric not in GENERATED:
+            found += ["vgg16", "lpips-linear"]  # LPIPS, of every reconstruction
+    known = {asset.name for asset in ASSETS}
+    return [name for name in dict.fromkeys(found) if name in known]
 
 
 def print_plan(options: Namespace, chosen: list[Cell]) -> None:
@@ -79,6 +94,7 @@ def print_plan(options: Namespace, chosen: list[Cell]) -> None:
         f"{len(made)} trainings for {len(chosen)} cells: {_number(sum(hours))} hours "
         f"({next(iter(facts.values()))['device']}, by `semvq describe`'s arithmetic), times "
         f"{seeds} seed{'s' * (seeds > 1)}; sampling and measuring are not counted",
+        "On other devices, and whether it fits: `semvq describe RECIPE… --device h200x8 --nodes 2`",
         *_needs(options, behind, chosen),
         sep="\n",
         soft_wrap=True,
@@ -103,12 +119,17 @@ def is_of(name: str, chosen: Iterable[Cell]) -> bool:
 def _needs(options: Namespace, behind: Iterable[Recipe], chosen: list[Cell]) -> Iterator[str]:
     """What has to be there before a table can be made, a line each."""
     datasets = list(dict.fromkeys(cell.dataset for cell in chosen))
-    if options.scale != "tiny":
+    if options.scale != "tiny" and (options.data is None or len(datasets) > 1):
         one = ", one --dataset a call" if len(datasets) > 1 else ""
         yield f"Give the images of {', '.join(datasets)} by --data and --val{one}"
     for recipe in behind:
         if not is_of(recipe.name, chosen):
             yield f"A finished run of {recipe.name} in OUT/seedN: these images cannot make it"
+    made = [recipe for recipe in behind if is_of(recipe.name, chosen)]
+    if files := assets.missing(weights(made, chosen, options.network)):
+        names = " ".join(name for file in files for name in file.assets)
+        size = f"{sum(file.size for file in files) / 1e6:,.0f} MB"
+        yield f"Pretrained weights ({size}), fetched first or by: semvq assets fetch {names}"
     if options.network == "inception" and any(cell.metric == "IS" for cell in chosen):
         yield "IS: `semvq assets fetch inception-full`, or another network by --network"
 
