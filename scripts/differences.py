@@ -68,14 +68,17 @@ def numbers(files: Iterable[Path]) -> Numbers:
                 if known.setdefault(name, fact) != fact:
                     raise ValueError(
                         f"{file}: expected one {name} in all files, found {fact} and "
-                        f"{known[name]}; give the files of one try, as with table6-seed?.csv"
+                        f"{known[name]}; give files of one try (table6-seed?.csv, say), not gone "
+                        "on with at another commit"
                     )
             found.setdefault((one.row, one.column), {})[one.seed] = one.value
     return found
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval; of three to ten."""
+    """Mean, and half of its 95 % interval; ValueError for more than ten."""
+    if len(differences) - 1 not in T:
+        raise ValueError(f"expected {FEWEST} to {max(T) + 1} seeds, found {len(differences)}")
     spread = statistics.stdev(differences) / len(differences) ** 0.5
     return statistics.mean(differences), T[len(differences) - 1] * spread
 
@@ -114,6 +117,7 @@ def main() -> None:
     options = p.parse_args()
     try:
         found = numbers(options.files)
+        lines = differences(found, options.baseline)
     except KeyError as error:
         sys.exit(f"expected files of semvq table --csv or of scripts.cheap_figures, no {error}")
     except (OSError, ValueError) as error:
@@ -121,7 +125,7 @@ def main() -> None:
     rows = list(dict.fromkeys(row for row, _ in found))
     if options.baseline not in rows:
         sys.exit(f"--baseline: expected one of {', '.join(rows)}; found '{options.baseline}'")
-    print("\n".join(differences(found, options.baseline)))
+    print("\n".join(lines) or sys.exit("expected rows with seeds and columns of the baseline's"))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from semvq.backbones.inception import NUM_FEATURES, SIZE, InceptionV3, resize_tf
 from semvq.data.images import ImageSet
 from semvq.data.pixels import crop_resize, to_tensor
 from semvq.downloads import download
+from semvq.evaluation import features
 from semvq.evaluation.features import NETWORKS, load_network, read_inception
 from semvq.photos import fruit
 
@@ -286,3 +287,14 @@ def test_files_that_hold_no_inception_are_refused(weights, tmp_path):
         load_network("vgg16", CPU, file)
     with pytest.raises(ValueError, match="expected one of inception, .* found network 'resnet'"):
         load_network("resnet", CPU)
+
+
+@pytest.mark.parametrize("there, name", [(True, "inception-full"), (False, "inception")])
+def test_weights_with_the_classifier_go_first_where_they_are_there(monkeypatch, there, name):
+    def load(asked):
+        raise LookupError(asked)
+
+    monkeypatch.setattr(features.assets, "is_cached", lambda asked: there)
+    monkeypatch.setattr(features.assets, "load", load)
+    with pytest.raises(LookupError, match=f"^{name}$"):
+        features.load_network("inception", torch.device("cpu"))

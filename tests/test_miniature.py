@@ -224,6 +224,15 @@ def test_student_s_t_is_scipys():
         assert bound == pytest.approx(t.ppf(0.975, degrees), abs=1e-4)
 
 
+def test_what_cannot_be_compared_is_said(tmp_path, monkeypatch):
+    many = {(row, str(seed)): seed + len(row) for row in ("old", "newer") for seed in range(11)}
+    with pytest.raises(SystemExit, match="expected 3 to 10 seeds, found 11"):
+        differences_of(monkeypatch, [table_file(tmp_path, "many.csv", many)], "old")
+    alone = table_file(tmp_path, "alone.csv", {("old", "0"): 1.0})
+    with pytest.raises(SystemExit, match="expected rows with seeds"):
+        differences_of(monkeypatch, [alone], "old")
+
+
 def test_cheap_figures_differ_too(tmp_path, monkeypatch, capsys):
     for seed in range(3):
         figures = {name: {"PSNR": {"value": 20 + seed + n}} for n, name in enumerate("ab")}

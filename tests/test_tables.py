@@ -168,7 +168,8 @@ def test_a_dry_run_names_the_weights_and_images_that_are_not_here(tmp_path, monk
         "inception",
     ]
     (tmp_path / "vgg16-full.safetensors").touch()
-    assert run(*words, "--columns", "rFID", "--data", "photos", "--network", "mobilenet-v2") == 0
+    photos = ("--data", "photos", "--val", "held-out")
+    assert run(*words, "--columns", "rFID", *photos, "--network", "mobilenet-v2") == 0
     needs = json.loads(capsys.readouterr().out)["needs"]
     assert [line.partition("fetch ")[2] for line in needs] == ["vgg16 lpips-linear mobilenet-v2"]
 
@@ -179,7 +180,9 @@ def test_weights_are_fetched_before_anything_is_trained(tmp_path, monkeypatch, c
     monkeypatch.setattr(table_command, "train_recipe", lambda *a, **b: pytest.fail("trained"))
     asked: list[str] = []
 
-    def no_network(name):
+    (tmp_path / "cache").mkdir()
+
+    def no_network(name, progress):
         asked.append(name)
         raise assets.AssetError(f"cannot fetch '{name}'")
 
@@ -196,9 +199,12 @@ def test_weights_are_fetched_before_anything_is_trained(tmp_path, monkeypatch, c
     (seed0 / "measured" / "tiny48_low-inception.json").touch()
     table_command._fetch_weights(options, table_command._chosen(options))
     assert asked == ["vgg16"]
-    (seed0 / "measured" / "tiny48_low-inception.json").unlink()
+    (seed0 / "tiny48_low" / "finished").unlink()  # trained anew, and so measured anew
+    for name in ("vgg16", "lpips-linear", "efficientnet-lite0"):
+        (tmp_path / "cache" / f"{name}.safetensors").touch()
     with pytest.raises(assets.AssetError):
         table_command._fetch_weights(options, table_command._chosen(options))
+    assert asked[-1] == "inception"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from semvq.grammar import parser
 from semvq.launch import find_launch
 
+AT_WORK = ("demo", "prepare", "train", "encode", "table")  # not at an end when the reader leaves
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command `semvq`."""
@@ -19,9 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from semvq import commands  # inside: its imports take seconds in which Ctrl-C may come
 
         status = getattr(commands, options.command)(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it, `head` say, has seen enough
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what it prints, `head` say, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if options.command in AT_WORK:
+            print("semvq: stopped, for nothing reads what it prints any more", file=sys.stderr)
         sys.exit(141)  # as for any program that ends of SIGPIPE
     except (ValueError, OSError) as error:
         print(f"semvq{_process()}: error: {_line(error)}", file=sys.stderr)

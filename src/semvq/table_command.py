@@ -5,7 +5,6 @@ stopped goes on where it was, and tables share what they have in common.
 """
 
 import statistics
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,16 @@ from semvq.evaluation.sources import FileImages
 from semvq.files import write_atomically
 from semvq.photos import fruit
 from semvq.recipes.tables import GENERATED, TITLES, Cell, cells
-from semvq.table_numbers import COLUMNS, measure_cells, measured, record, statistics_file
+from semvq.table_numbers import (
+    COLUMNS,
+    measure_cells,
+    measurement_file,
+    record,
+    statistics_file,
+)
 from semvq.table_plan import heading, is_of, needed, print_plan, weights
 from semvq.training.generator_task import GeneratorTaskConfig
+from semvq.training.journal import say_progress
 from semvq.training.lock import make_folder
 from semvq.training.recipe import Recipe
 from semvq.training.runs import FINISHED, find_upstream, read_recipe, train_recipe
@@ -85,16 +91,19 @@ def _train(
 
 
 def _fetch_weights(options: Namespace, chosen: list[Cell]) -> None:
-    """What is left to do looks through: before days of training, not when they are over."""
-    recipes, unmeasured = [], []
+    """Pretrained weights that missing runs and measurements need, before anything is trained."""
+    recipes: list[Recipe] = []
+    unmeasured: list[Cell] = []
     for seed in options.seeds:
         folder = _folder(options, seed)
-        of_these = [r for r in needed(chosen) if is_of(r.name, chosen)]
-        recipes += [r for r in of_these if not (folder / r.name / FINISHED).exists()]
-        unmeasured += [cell for cell in chosen if not measured(options, cell, folder).exists()]
-    for file in assets.missing(weights(recipes, unmeasured, options.network)):
-        print(f"fetching {file.filename} ({file.size / 1e6:,.0f} MB)", file=sys.stderr)
-        assets.fetch(file.assets[0])  # which keeps all that the file holds
+        left = {r.name: r for r in needed(chosen) if not (folder / r.name / FINISHED).exists()}
+        recipes += [recipe for name, recipe in left.items() if is_of(name, chosen)]
+        for cell in chosen:
+            there = measurement_file(options, cell, folder).exists()
+            if not there or left.keys() & {cell.run, cell.decoder}:
+                unmeasured.append(cell)
+    for name in weights(recipes, unmeasured, options.network):
+        assets.path(name, say_progress)
 
 
 # --- what was asked for, and what is there; a mistake must not come to light after the trainings --

@@ -40,7 +40,7 @@ def measure_cells(
     `photos` are training and held-out images.
     """
     # all processes of one table have to find the same files missing: hence before the first is made
-    cell_of = {measured(options, cell, folder): cell for cell in chosen}
+    cell_of = {measurement_file(options, cell, folder): cell for cell in chosen}
     missing = [
         (file, cell) for file, cell in cell_of.items() if not _is_current(file, cell, folder)
     ]
@@ -61,7 +61,7 @@ def statistics_file(options: Namespace, cell: Cell, place: Path) -> Path:
 
 def record(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
     """A line for the table of numbers."""
-    kept = json.loads(measured(options, cell, folder).read_text())
+    kept = json.loads(measurement_file(options, cell, folder).read_text())
     recipe = read_recipe(folder / cell.run)
     facts, value = kept["facts"], kept["figures"].get(FIGURES[cell.metric])
     names = [r.name for r in in_order((cell.run, cell.decoder)) if r.name != cell.run]
@@ -81,7 +81,7 @@ def record(options: Namespace, cell: Cell, seed: int, folder: Path) -> dict[str,
     }
 
 
-def measured(options: Namespace, cell: Cell, folder: Path) -> Path:
+def measurement_file(options: Namespace, cell: Cell, folder: Path) -> Path:
     """Where a cell's measurement is kept; cells may share one."""
     name = f"{cell.run}-{options.network}.json"
     if cell.metric in GENERATED:

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from semvq import assets
-from semvq.asset_list import ASSETS
 from semvq.recipes import find_recipe
 from semvq.recipes.describe import describe
 from semvq.recipes.tables import GENERATED, TITLES, Cell
@@ -48,8 +47,7 @@ def weights(recipes: Iterable[Recipe], cells: Iterable[Cell], network: str) -> l
         found.append(network)
         if cell.metric not in GENERATED:
             found += ["vgg16", "lpips-linear"]  # LPIPS, of every reconstruction
-    known = {asset.name for asset in ASSETS}
-    return [name for name in dict.fromkeys(found) if name in known]
+    return list(dict.fromkeys(found))
 
 
 def print_plan(options: Namespace, chosen: list[Cell]) -> None:
@@ -119,7 +117,7 @@ def is_of(name: str, chosen: Iterable[Cell]) -> bool:
 def _needs(options: Namespace, behind: Iterable[Recipe], chosen: list[Cell]) -> Iterator[str]:
     """What has to be there before a table can be made, a line each."""
     datasets = list(dict.fromkeys(cell.dataset for cell in chosen))
-    if options.scale != "tiny" and (options.data is None or len(datasets) > 1):
+    if options.scale != "tiny" and (None in (options.data, options.val) or len(datasets) > 1):
         one = ", one --dataset a call" if len(datasets) > 1 else ""
         yield f"Give the images of {', '.join(datasets)} by --data and --val{one}"
     for recipe in behind:
@@ -130,7 +128,8 @@ def _needs(options: Namespace, behind: Iterable[Recipe], chosen: list[Cell]) -> 
         names = " ".join(name for file in files for name in file.assets)
         size = f"{sum(file.size for file in files) / 1e6:,.0f} MB"
         yield f"Pretrained weights ({size}), fetched first or by: semvq assets fetch {names}"
-    if options.network == "inception" and any(cell.metric == "IS" for cell in chosen):
+    scored = options.network == "inception" and any(cell.metric == "IS" for cell in chosen)
+    if scored and not assets.is_cached("inception-full"):
         yield "IS: `semvq assets fetch inception-full`, or another network by --network"
 
 

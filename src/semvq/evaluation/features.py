@@ -117,7 +117,9 @@ def check_network(name: str) -> None:
 
 
 def _inception(device: torch.device, file: Path | None) -> FeatureNet:
-    tensors = assets.load("inception") if file is None else read_inception(file)
+    whole = "inception-full"  # with the classifier, that IS needs; its features are the same
+    name = whole if assets.is_cached(whole) else "inception"
+    tensors = assets.load(name) if file is None else read_inception(file)
     try:
         net = InceptionV3(tensors).to(device).eval()
     except KeyError as error:

@@ -1,8 +1,11 @@
 """Which of CUDA's attention kernels give gradients that are finite.
 
 cuDNN's backward pass makes NaN of scores far below zero (a log-sum-exp of a row under -88.7, where
-its exponential overflows) at 64 and 192 positions, and not at 16, 128, 256 and 257:
-`python -m bench.attention_gradients`; EXPERIMENTS.md, 2026-11-27, the miniature's sixth try.
+its exponential overflows) at 64 and 192 positions, and not at 16, 128, 256 and 257, measured at a
+width of 32 without a mask: `python -m bench.attention_gradients`; EXPERIMENTS.md, 2026-11-27, the
+miniature's sixth try. Taken to hold 128 positions on and for other widths, which was not tried.
+
+Which kernels are allowed is a state of the process: not for two threads at once.
 """
 
 from contextlib import AbstractContextManager, nullcontext

@@ -4,7 +4,8 @@ What share of a device's peak training reaches, and what memory it takes: `estim
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from semvq.backbones.vgg import VGG16Classifier, VGG16Features
-from semvq.config import unknown
+from semvq.config import Config, config_hash, unknown
 from semvq.foreign_weights import VGG16_CONVS
 from semvq.losses.perceptual import LOGIT, PerceptualConfig
 
@@ -116,6 +117,20 @@ def perceptual_flop(config: PerceptualConfig, resolution: int) -> float:
 def perceptual_parameters(config: PerceptualConfig) -> int:
     """Weights of the perceptual loss's frozen networks, LPIPS's thousand not among them."""
     return sum(_FROZEN.get(name, 0) for name in config.assets())
+
+
+_FOUND: dict[Any, dict[str, Any]] = {}
+
+
+def once(make: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """What `make` finds of equal configs, found once; a copy.
+
+    A table's recipes have few networks, and each takes a second.
+    """
+    key = (make, *((type(x), config_hash(x)) if isinstance(x, Config) else x for x in given))
+    if key not in _FOUND:
+        _FOUND[key] = make(*given)
+    return deepcopy(_FOUND[key])
 
 
 def count_flop(module: nn.Module, *inputs: Any) -> int:

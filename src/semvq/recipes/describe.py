@@ -1,6 +1,5 @@
 """What a recipe will make and cost, found by building it without memory (meta device)."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from semvq.recipes.cost import (
     count_flop,
     count_outputs,
     find_devices,
+    once,
     perceptual_flop,
     perceptual_parameters,
     training_images,
@@ -195,7 +195,7 @@ def _gradient_bytes(module: nn.Module) -> int:
 
 def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
     discriminator = task.adversarial and task.adversarial.discriminator
-    facts = _networks(task.tokenizer, discriminator, task.freeze_code_space)
+    facts = once(_networks, task.tokenizer, discriminator, task.freeze_code_space)
     return facts | {
         "perceptual_gflop_per_image": _giga(
             perceptual_flop(task.perceptual, task.tokenizer.resolution)
@@ -204,7 +204,6 @@ def _tokenizer(task: TokenizerTaskConfig) -> dict[str, Any]:
     }
 
 
-@cache  # a table's recipes have few networks, and each takes a second
 def _networks(
     config: TokenizerConfig, discriminator: DiscriminatorConfig | None, frozen: bool
 ) -> dict[str, Any]:
@@ -248,10 +247,9 @@ def _networks(
 
 def _generator(task: GeneratorTaskConfig) -> dict[str, Any]:
     note = f"without encoding {task.num_views} views of every image once"
-    return _transformer(task.generator) | {"training_note": note}
+    return once(_transformer, task.generator) | {"training_note": note}
 
 
-@cache
 def _transformer(config: GeneratorConfig) -> dict[str, Any]:
     with torch.device("meta"):
         model = config.build().eval()
